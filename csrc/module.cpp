@@ -1,0 +1,15 @@
+// nanochat._core: one bind_* call per capability. Links neither torch nor a CUDA driver.
+#include <pybind11/pybind11.h>
+
+namespace nanochat {
+void bind_bpe(pybind11::module_& m);
+void bind_attention(pybind11::module_& m);
+void bind_cross_entropy(pybind11::module_& m);
+}  // namespace nanochat
+
+PYBIND11_MODULE(_core, m) {
+  m.doc() = "Native core of nanochat: BPE, attention, loss. Takes plain views; knows no torch.";
+  nanochat::bind_bpe(m);
+  nanochat::bind_attention(m);
+  nanochat::bind_cross_entropy(m);
+}

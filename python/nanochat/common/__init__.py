@@ -1,0 +1,1 @@
+"""Paths, ranks, errors, console. Imports nothing else of the package."""
