@@ -1,0 +1,7 @@
+"""Operations with a native path: one function per capability, one reference for each."""
+
+from nanochat.ops import reference
+from nanochat.ops.attention import attention, prepass
+from nanochat.ops.cross_entropy import cross_entropy
+
+__all__ = ["attention", "cross_entropy", "prepass", "reference"]
