@@ -39,7 +39,5 @@ def attention(
     gate: Tensor | None = None,
 ) -> Tensor:
     """Causal windowed attention over rotated and normalised q and k."""
-    q_hat, k_hat, v_hat = prepass(
-        q, k, v, cos, sin, qk_scale=qk_scale, eps=eps, ve=ve, gate=gate
-    )
+    q_hat, k_hat, v_hat = prepass(q, k, v, cos, sin, qk_scale=qk_scale, eps=eps, ve=ve, gate=gate)
     return reference.causal_attention(q_hat, k_hat, v_hat, window=window)

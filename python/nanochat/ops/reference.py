@@ -83,9 +83,7 @@ def attention(
     gate: Tensor | None = None,
 ) -> Tensor:
     """See :func:`nanochat.ops.attention`."""
-    q_hat, k_hat, v_hat = prepass(
-        q, k, v, cos, sin, qk_scale=qk_scale, eps=eps, ve=ve, gate=gate
-    )
+    q_hat, k_hat, v_hat = prepass(q, k, v, cos, sin, qk_scale=qk_scale, eps=eps, ve=ve, gate=gate)
     return causal_attention(q_hat, k_hat, v_hat, window=window)
 
 
