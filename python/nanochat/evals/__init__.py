@@ -1,0 +1,1 @@
+"""Measures of a model: bits per byte of text, accuracy on tasks."""
