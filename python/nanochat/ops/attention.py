@@ -1,4 +1,4 @@
-"""Causal attention with everything that stands between the QKV projection and the output projection."""
+"""Causal attention, from the QKV projection to the output projection."""
 
 from __future__ import annotations
 

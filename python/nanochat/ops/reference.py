@@ -1,4 +1,4 @@
-"""The plain PyTorch meaning of every op: oracle of tests, fallback of devices, baseline of benchmarks.
+"""The plain PyTorch meaning of every op: oracle of tests, fallback, baseline of benchmarks.
 
 Each function takes any floating dtype, is differentiable, and computes rows in at least fp32
 before it rounds its result to the dtype of its input.
@@ -12,9 +12,9 @@ from torch import Tensor
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate each pair (d, d + D / 2) of ``x`` (B, T, H, D) by -theta; cos, sin (T, D / 2)."""
+    """Rotate pairs (d, d + D / 2) of ``x`` (B, T, H, D) by -theta; cos, sin ([B,] T, D / 2)."""
     x1, x2 = x.chunk(2, dim=-1)
-    c, s = cos[:, None, :], sin[:, None, :]  # (T, 1, D / 2)
+    c, s = cos[..., None, :], sin[..., None, :]  # ([B,] T, 1, D / 2)
     return torch.cat((x1 * c + x2 * s, x2 * c - x1 * s), dim=-1)
 
 
@@ -90,7 +90,7 @@ def attention(
 def softcapped_nats(
     logits: Tensor, targets: Tensor, *, softcap: float | None, ignore_index: int, vocab_size: int
 ) -> Tensor:
-    """Loss of each row in nats (N,), 0 where ignored; columns from ``vocab_size`` on do not count."""
+    """Loss of each row in nats (N,), 0 where ignored; columns >= ``vocab_size`` do not count."""
     acc = torch.promote_types(logits.dtype, torch.float32)
     z = logits[:, :vocab_size].to(acc)
     if softcap is not None and softcap > 0:
