@@ -91,7 +91,7 @@ class Attention(nn.Module):
         gate: Tensor | None,
         cache: KVCache,
     ) -> Tensor:
-        """Rows differ in position, so the tables come per row (B, T, D/2), one row at a time."""
+        """Rows differ in position, so ``cos`` and ``sin`` are per row here: (B, T, D / 2)."""
         config = self.config
         options = {"qk_scale": config.qk_scale, "eps": config.norm_eps}
         q, k, v = ops.reference.prepass(q, k, v, cos, sin, ve=ve, gate=gate, **options)
