@@ -1,0 +1,33 @@
+"""The end of a speedrun on the console: the numbers of the report card, as tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from nanochat.report import tables
+from nanochat.report.card import headline
+from nanochat.report.record import read_stages
+
+
+def print_summary(run_dir: Path, console: Console | None = None) -> None:
+    """Print measures, time and cost of the run in ``run_dir``."""
+    console = console or Console()
+    records = read_stages(run_dir)
+    for table in (tables.measures(records), tables.stages(records)):
+        if table.rows:
+            console.print(_rich(table))
+    console.print(Text(headline(records)))
+
+
+def _rich(table: tables.Table) -> RichTable:
+    rich = RichTable(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for name in table.header:
+        rich.add_column(name)
+    for row in table.rows:
+        style = "bold" if row[0] == "total" else ""
+        rich.add_row(*(Text(cell) for cell in row), style=style)
+    return rich

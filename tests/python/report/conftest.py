@@ -1,0 +1,88 @@
+"""A small finished run, written the way the stages write theirs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanochat.common.hardware import Hardware
+from nanochat.report.record import Measure, MetricsLog, StageRecord, write_stage
+
+LAPTOP = Hardware(
+    cpu="Imaginary 9000",
+    num_cores=2,
+    memory_gib=15.6,
+    system="Linux 6.1",
+    python="3.11.2",
+    torch="2.9.1",
+    nanochat="0.1.0",
+)
+
+TOOL_USE = {
+    "messages": [
+        {"role": "user", "content": "What is 12 times 7?"},
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "text", "text": "Let me compute. "},
+                {"type": "python", "text": "12*7"},
+                {"type": "python_output", "text": "84"},
+                {"type": "text", "text": "It is 84."},
+            ],
+        },
+    ]
+}
+HOSTILE = {
+    "messages": [
+        {"role": "user", "content": "<script>alert(1)</script>"},
+        {"role": "assistant", "content": "# heading\n| a | b |\n**bold** ``` fence"},
+    ]
+}
+
+
+def record(minute: int, **fields: Any) -> StageRecord:
+    defaults: dict[str, Any] = {
+        "started": f"2026-01-01T00:{minute:02}:00+00:00",
+        "seconds": 60.0,
+        "command": "python scripts/stage.py --depth 4",
+        "hardware": LAPTOP,
+        "commit": "v0.1.0-3-gabcdef0",
+    }
+    return StageRecord(**{**defaults, **fields})
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    run = tmp_path / "run"
+    accuracy = Measure(value=0.975, low=0.953, high=0.987, chance=0.25, num_examples=400)
+    write_stage(run, "tok_train", record(0, seconds=4.2))
+    write_stage(
+        run,
+        "base_train",
+        record(1, seconds=301.0, model="base", metrics={"num_parameters": 36_700_242}),
+    )
+    write_stage(
+        run,
+        "base_eval",
+        record(
+            7, model="base", metrics={"val_bpb": 0.91, "story_bpb": Measure(value=1.1, bound=1)}
+        ),
+    )
+    write_stage(run, "chat_sft", record(8, model="sft", metrics={"val_bpb": 0.5}))
+    write_stage(
+        run,
+        "chat_eval",
+        record(
+            9,
+            model="sft",
+            metrics={"capitals": accuracy, "centred_accuracy": 0.9667},
+            conversations=[TOOL_USE, HOSTILE],
+        ),
+    )
+    with MetricsLog(run / "base_train" / "metrics.jsonl") as log:
+        for step in range(1, 51):
+            log.write(step=step, loss=8.0 / step + 2, tokens_per_second=6e3 + step, lr=1.0)
+        log.write(step=50, val_bpb=0.91, story_bpb=1.1)
+    return run
