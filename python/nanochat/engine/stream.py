@@ -69,7 +69,7 @@ class Stream:
             await self._ready.wait()
         event = self._inbox.popleft()
         if isinstance(event, BaseException):
-            self._inbox.append(event)  # asked again, it says the same
+            self._inbox.appendleft(event)  # asked again, it says the same
             raise event
         if not isinstance(event, Piece):
             self.completion = event
