@@ -1,0 +1,26 @@
+// The merge loop of BPE: from weighted pieces to merges.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string_view>
+#include <vector>
+
+namespace nanochat::bpe {
+
+struct Merge {
+  uint32_t left, right;  // token ids: a byte is its value, merge i is 256 + i
+};
+
+struct WeightedPiece {
+  std::string_view bytes;
+  int64_t count;
+};
+
+// At most `num_merges` merges; fewer when no pair is left. Deterministic: it depends on the
+// multiset of pieces alone, not on their order. `poll` is called every few milliseconds and may
+// throw.
+[[nodiscard]] std::vector<Merge> learn_merges(std::vector<WeightedPiece> pieces, size_t num_merges,
+                                              const std::function<void()>& poll);
+
+}  // namespace nanochat::bpe

@@ -1,0 +1,60 @@
+// An exact multiset of pieces: open addressing over slots of 32 bytes, two to a cache line.
+//
+// A piece of up to 15 bytes lives inside its slot, so counting one touches a single line; longer
+// ones (rare) live in an arena. Pieces are counted in batches: all slots of a batch are prefetched
+// before the first is read, which hides the memory latency of tables larger than the cache.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace nanochat::bpe {
+
+class PieceCounter {
+ public:
+  PieceCounter();
+
+  // Counts the pieces of one document.
+  void add_document(std::string_view text);
+
+  // Adds the pieces of `other` whose hash falls to `part` of `num_parts`: counters of several
+  // threads are merged in parallel, one part for each thread.
+  void absorb(const PieceCounter& other, size_t part, size_t num_parts);
+
+  [[nodiscard]] size_t size() const { return size_; }
+
+  // fn(std::string_view piece, int64_t count) for every distinct piece, in no useful order.
+  template <typename Fn>
+  void for_each(Fn&& fn) const {
+    for (const Slot& slot : slots_) {
+      if (!slot.is_free()) fn(piece_of(slot), slot.count);
+    }
+  }
+
+ private:
+  // word[1]'s top byte is the length, 1..15, of a piece stored in the 15 bytes before it, or kLong:
+  // then word[0] is the offset in the arena and the rest of word[1] the length. 0 marks a free
+  // slot.
+  struct Slot {
+    uint64_t word[2];
+    uint64_t hash;
+    int64_t count;
+    [[nodiscard]] bool is_free() const { return word[1] == 0; }
+  };
+  static_assert(sizeof(Slot) == 32);
+
+  static Slot make_slot(std::string_view piece, const char* readable_end);
+  [[nodiscard]] std::string_view piece_of(const Slot& slot) const;
+  [[nodiscard]] bool holds(const Slot& slot, const Slot& key, std::string_view piece) const;
+  void add(const Slot& key, std::string_view piece);
+  void reserve(size_t num_more);
+
+  std::vector<Slot> slots_;  // a power of two
+  std::string arena_;
+  size_t size_ = 0;
+};
+
+}  // namespace nanochat::bpe

@@ -1,0 +1,199 @@
+#include "bpe/pretokenize.h"
+
+#include <array>
+#include <bit>
+#include <cstring>
+
+#include "bpe/unicode_ranges.h"
+
+namespace nanochat::bpe {
+namespace {
+
+using Byte = unsigned char;
+
+// Two stages: a code point's block of 256, then its place there. Blocks of one class share a table.
+struct ClassTable {
+  static constexpr size_t kBlockSize = 256;
+  static constexpr size_t kNumBlocks = 0x110000 / kBlockSize;
+  static constexpr size_t kMaxDistinct = 256;
+  std::array<uint8_t, kNumBlocks> block_of{};
+  std::array<std::array<CharClass, kBlockSize>, kMaxDistinct> blocks{};
+
+  [[nodiscard]] constexpr CharClass operator[](char32_t c) const {
+    return blocks[block_of[c / kBlockSize]][c % kBlockSize];
+  }
+};
+
+consteval ClassTable make_class_table() {
+  ClassTable table;  // block 0: all kOther
+  table.blocks[1].fill(CharClass::kLetter);
+  size_t num_blocks = 2;
+  const auto assign = [&](const CodePointRange& range, CharClass value) {
+    for (size_t c = range.first; c <= range.last;) {
+      const size_t block = c / ClassTable::kBlockSize;
+      const size_t block_end = (block + 1) * ClassTable::kBlockSize;
+      if (value == CharClass::kLetter && c % ClassTable::kBlockSize == 0 &&
+          range.last + 1 >= block_end) {
+        table.block_of[block] = 1;
+        c = block_end;
+        continue;
+      }
+      if (table.block_of[block] == 0) table.block_of[block] = static_cast<uint8_t>(num_blocks++);
+      for (; c <= range.last && c < block_end; ++c) {
+        table.blocks[table.block_of[block]][c % ClassTable::kBlockSize] = value;
+      }
+    }
+  };
+  for (const auto& range : kLetterRanges) assign(range, CharClass::kLetter);
+  for (const auto& range : kNumberRanges) assign(range, CharClass::kNumber);
+  for (const auto& range : kWhiteSpaceRanges) assign(range, CharClass::kSpace);
+  assign({'\n', '\n'}, CharClass::kNewline);
+  assign({'\r', '\r'}, CharClass::kNewline);
+  return table;
+}
+
+constexpr ClassTable kClasses = make_class_table();
+
+struct Char {
+  CharClass cls;
+  uint8_t size;  // bytes
+};
+
+// The character of two or more bytes at p < end, by the well-formed sequences of Unicode table 3-7.
+Char multibyte_at(const Byte* p, const Byte* end) {
+  constexpr Char kInvalid{CharClass::kOther, 1};
+  const auto tail = [&](int i) { return end - p > i && (p[i] & 0xC0) == 0x80; };
+  const auto bits = [&](int i) { return static_cast<char32_t>(p[i] & 0x3F); };
+  const Byte lead = p[0];
+  if (lead < 0xC2 || !tail(1)) return kInvalid;
+  if (lead < 0xE0) return {kClasses[((lead & 0x1Fu) << 6) | bits(1)], 2};
+  if (!tail(2)) return kInvalid;
+  if (lead < 0xF0) {
+    const char32_t c = ((lead & 0x0Fu) << 12) | (bits(1) << 6) | bits(2);
+    if (c < 0x800 || (c >= 0xD800 && c < 0xE000)) return kInvalid;  // overlong, surrogate
+    return {kClasses[c], 3};
+  }
+  if (lead > 0xF4 || !tail(3)) return kInvalid;
+  const char32_t c = ((lead & 0x07u) << 18) | (bits(1) << 12) | (bits(2) << 6) | bits(3);
+  if (c < 0x10000 || c > 0x10FFFF) return kInvalid;
+  return {kClasses[c], 4};
+}
+
+inline Char char_at(const Byte* p, const Byte* end) {
+  if (p == end) return {CharClass::kEnd, 0};
+  if (*p < 0x80) return {kClasses[*p], 1};
+  return multibyte_at(p, end);
+}
+
+inline const Byte* skip(const Byte* p, const Byte* end, CharClass cls) {
+  for (Char c = char_at(p, end); c.cls == cls; c = char_at(p, end)) p += c.size;
+  return p;
+}
+
+// Letters are most of any text: eight ASCII ones per step.
+inline const Byte* skip_letters(const Byte* p, const Byte* end) {
+  static_assert(std::endian::native == std::endian::little, "the first byte is the lowest");
+  constexpr uint64_t kOnes = 0x0101010101010101;
+  constexpr uint64_t kHigh = 0x80 * kOnes;
+  for (;;) {
+    while (end - p >= 8) {
+      uint64_t x;
+      std::memcpy(&x, p, 8);
+      const uint64_t lower = (x & ~kHigh) | (0x20 * kOnes);
+      const uint64_t from_a = lower + (0x80 - 'a') * kOnes;      // high bit: byte >= 'a'
+      const uint64_t past_z = lower + (0x80 - 'z' - 1) * kOnes;  // high bit: byte > 'z'
+      const uint64_t stops = ~(from_a & ~past_z & ~x) & kHigh;
+      if (stops != 0) {
+        p += std::countr_zero(stops) / 8;
+        break;
+      }
+      p += 8;
+    }
+    const Char c = char_at(p, end);
+    if (c.cls != CharClass::kLetter) return p;
+    p += c.size;
+  }
+}
+
+// Bytes of s, d, m, t, ll, ve, re in any case after an apostrophe, else 0. The long s, U+017F, is
+// an s: the pattern ignores case by Unicode's simple folding.
+inline size_t contraction_size(const Byte* p, const Byte* end) {
+  if (p == end) return 0;
+  const auto lower = [&](int i) { return static_cast<char>(p[i] | 0x20); };
+  const char first = lower(0);
+  if (first == 's' || first == 'd' || first == 'm' || first == 't') return 1;
+  if (end - p < 2) return 0;
+  if (p[0] == 0xC5 && p[1] == 0xBF) return 2;
+  const char second = lower(1);
+  const bool is_pair = (first == 'l' && second == 'l') || (first == 'v' && second == 'e') ||
+                       (first == 'r' && second == 'e');
+  return is_pair ? 2 : 0;
+}
+
+inline const Byte* end_of_punctuation(const Byte* p, const Byte* end) {
+  return skip(skip(p, end, CharClass::kOther), end, CharClass::kNewline);
+}
+
+// A run of white space up to its last newline; without one, all of it at the end of the text, else
+// all but its last character, which belongs to what follows unless it stands alone.
+inline const Byte* end_of_white_space(const Byte* begin, const Byte* end) {
+  const Byte* after_newline = nullptr;
+  const Byte* last = begin;
+  const Byte* p = begin;
+  Char c = char_at(p, end);
+  while (c.cls == CharClass::kSpace || c.cls == CharClass::kNewline) {
+    last = p;
+    p += c.size;
+    if (c.cls == CharClass::kNewline) after_newline = p;
+    c = char_at(p, end);
+  }
+  if (after_newline != nullptr) return after_newline;
+  return p == end || last == begin ? p : last;
+}
+
+inline const Byte* end_of_piece(const Byte* p, const Byte* end) {
+  const Char c = char_at(p, end);
+  const Byte* q = p + c.size;
+  switch (c.cls) {
+    case CharClass::kLetter:
+      return skip_letters(q, end);
+    case CharClass::kNumber: {
+      const Char second = char_at(q, end);
+      return second.cls == CharClass::kNumber ? q + second.size : q;
+    }
+    case CharClass::kOther: {
+      const size_t contraction = *p == '\'' ? contraction_size(q, end) : 0;
+      if (contraction != 0) return q + contraction;
+      const Byte* letters = skip_letters(q, end);
+      return letters != q ? letters : end_of_punctuation(q, end);
+    }
+    case CharClass::kSpace: {
+      const Byte* letters = skip_letters(q, end);
+      if (letters != q) return letters;
+      if (*p == ' ' && char_at(q, end).cls == CharClass::kOther) return end_of_punctuation(q, end);
+      return end_of_white_space(p, end);
+    }
+    default:
+      return end_of_white_space(p, end);
+  }
+}
+
+}  // namespace
+
+CharClass char_class(char32_t code_point) {
+  return kClasses[code_point];
+}
+
+size_t pretokenize(std::string_view text, size_t begin, std::span<size_t> ends) {
+  const auto* const base = reinterpret_cast<const Byte*>(text.data());
+  const Byte* const end = base + text.size();
+  const Byte* p = base + begin;
+  size_t n = 0;
+  while (n < ends.size() && p != end) {
+    p = end_of_piece(p, end);
+    ends[n++] = static_cast<size_t>(p - base);
+  }
+  return n;
+}
+
+}  // namespace nanochat::bpe

@@ -1,0 +1,66 @@
+#include "bpe/trainer.h"
+
+#include <atomic>
+#include <stdexcept>
+#include <utility>
+
+#include "bpe/merge_loop.h"
+#include "common/thread_pool.h"
+
+namespace nanochat::bpe {
+
+Trainer::Trainer(int num_threads) {
+  if (num_threads < 1) {
+    throw std::invalid_argument("train_bpe: num_threads must be at least 1, got " +
+                                std::to_string(num_threads));
+  }
+  counters_.resize(static_cast<size_t>(num_threads));
+}
+
+void Trainer::for_each_thread(const std::function<void(size_t thread)>& body) const {
+  const auto n = static_cast<int64_t>(counters_.size());
+  parallel_for(n, static_cast<int>(n), [&](int64_t begin, int64_t end) {
+    for (int64_t thread = begin; thread < end; ++thread) body(static_cast<size_t>(thread));
+  });
+}
+
+void Trainer::add(std::span<const std::string_view> documents) {
+  std::atomic<size_t> next = 0;
+  for_each_thread([&](size_t thread) {
+    for (size_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < documents.size();) {
+      counters_[thread].add_document(documents[i]);
+    }
+  });
+}
+
+void Trainer::combine_counters() {
+  if (counters_.size() == 1) return;
+  std::vector<PieceCounter> combined(counters_.size());
+  for_each_thread([&](size_t thread) {
+    for (const PieceCounter& counter : counters_) {
+      combined[thread].absorb(counter, thread, combined.size());
+    }
+  });
+  counters_ = std::move(combined);
+}
+
+std::vector<std::string> Trainer::train(int64_t vocab_size, const std::function<void()>& poll) {
+  combine_counters();
+  poll();
+  std::vector<WeightedPiece> pieces;
+  for (const PieceCounter& counter : counters_) {
+    counter.for_each(
+        [&](std::string_view piece, int64_t count) { pieces.push_back({piece, count}); });
+  }
+  const auto num_merges = static_cast<size_t>(vocab_size - kMinVocabSize);
+  const std::vector<Merge> merges = learn_merges(std::move(pieces), num_merges, poll);
+  counters_.clear();
+
+  std::vector<std::string> tokens;
+  tokens.reserve(static_cast<size_t>(kMinVocabSize) + merges.size());
+  for (int byte = 0; byte < kMinVocabSize; ++byte) tokens.emplace_back(1, static_cast<char>(byte));
+  for (const auto& [left, right] : merges) tokens.push_back(tokens[left] + tokens[right]);
+  return tokens;
+}
+
+}  // namespace nanochat::bpe
