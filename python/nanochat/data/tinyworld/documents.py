@@ -1,0 +1,101 @@
+"""Pretraining documents: stories, statements, and questions with answers in plain text.
+
+``MIXTURE`` says how often each kind of document comes; what is hard to learn comes more often.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from nanochat.data.tinyworld import numbers, spelling, stories, talk
+from nanochat.data.tinyworld.draw import Draw, Split
+from nanochat.data.tinyworld.exchange import Exchange
+from nanochat.data.tinyworld.facts import RELATIONS
+
+
+def _join(exchanges: list[Exchange]) -> str:
+    return "\n".join(exchange.as_text() for exchange in exchanges)
+
+
+def _story(draw: Draw) -> str:
+    return stories.tell(draw).text
+
+
+def _story_questions(draw: Draw) -> str:
+    story = stories.tell(draw)
+    return story.text + "\n" + _join(story.ask_some(draw, 3))
+
+
+def _statements(draw: Draw) -> str:
+    return " ".join(
+        relation.state(draw.pick(tuple(relation.table)), draw) for relation in draw.sample(RELATIONS, 6)
+    )
+
+
+def fact(draw: Draw) -> Exchange:
+    relation = draw.pick(_WEIGHTED)
+    return relation.ask(draw.pick(tuple(relation.table)), draw)
+
+
+def fact_choice(draw: Draw) -> Exchange:
+    relation = draw.pick(_WEIGHTED)
+    return relation.ask_choice(draw.pick(tuple(relation.table)), draw)
+
+
+# Relations in proportion to the size of their tables, so that each fact is asked about as often.
+_WEIGHTED = tuple(r for r in RELATIONS for _ in range(math.ceil(len(r.table) / 10)))
+
+
+def _several(make: Callable[[Draw], Exchange], k: int) -> Callable[[Draw], str]:
+    return lambda draw: _join([make(draw) for _ in range(k)])
+
+
+def _spelled_words(draw: Draw) -> str:
+    return "\n".join(spelling.state_spelling(draw) for _ in range(8))
+
+
+def _counted_letters(draw: Draw) -> str:
+    return "\n".join(spelling.state_count(draw) for _ in range(8))
+
+
+def _talk(draw: Draw) -> str:
+    return _join([talk.small_talk(draw), *talk.meet(draw), talk.outside(draw)])
+
+
+MIXTURE: tuple[tuple[float, Callable[[Draw], str]], ...] = (
+    (0.26, _story),
+    (0.14, _story_questions),
+    (0.10, _statements),
+    (0.10, _several(fact, 4)),
+    (0.14, _several(fact_choice, 3)),
+    (0.05, _spelled_words),
+    (0.02, _counted_letters),
+    (0.02, _several(spelling.spell, 4)),
+    (0.03, _several(spelling.count_letter, 3)),
+    (0.05, _several(numbers.arithmetic, 3)),
+    (0.02, _several(numbers.word_sum, 4)),
+    (0.02, _several(numbers.counting, 2)),
+    (0.02, _several(numbers.sequence, 4)),
+    (0.03, _talk),
+)
+STORY_SHARE = MIXTURE[0][0]
+
+
+def document(index: int, *, split: Split, seed: int) -> str:
+    """The pretraining document number ``index``: a pure function of its arguments."""
+    draw = Draw(seed, split, "document", index)
+    return draw.weighted(MIXTURE)(draw)
+
+
+def story_bits(index: int, *, split: Split, seed: int) -> tuple[str, float]:
+    """Story number ``index`` and the bits that a perfect reader needs to predict it.
+
+    The bits are ``-log2 p`` of the choices by which the story was made, and of its being a plain
+    story at all among the documents. Their sum over many stories, divided by the bytes, is the
+    floor that a model's bits per byte on the same texts can approach and, on average, not beat by
+    more than the few bits by which two ways of choosing sometimes meet in one text.
+    """
+    draw = Draw(seed, split, "story", index)
+    story = stories.tell(draw)
+    return story.text, story.bits - math.log2(STORY_SHARE)
