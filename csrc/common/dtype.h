@@ -15,7 +15,7 @@
 
 namespace nanochat {
 
-enum class DType : int { kFloat32 = 0, kBFloat16 = 1, kFloat64 = 2 };
+enum class DType : int { kFloat32 = 0, kBFloat16 = 1, kFloat64 = 2, kInt64 = 3 };
 
 // Upper half of an IEEE fp32: 8 bits of exponent, 7 of fraction.
 struct BFloat16 {
@@ -60,30 +60,17 @@ struct TypeTag {
   using type = T;
 };
 
-// Calls f(TypeTag<T>{}) with the type that `dtype` names.
+// Calls f(TypeTag<T>{}) with the floating type that `dtype` names; kInt64 was refused by a check.
 template <typename F>
-decltype(auto) dispatch_dtype(DType dtype, F&& f) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return f(TypeTag<float>{});
-    case DType::kBFloat16:
-      return f(TypeTag<BFloat16>{});
-    case DType::kFloat64:
-      break;
-  }
-  return f(TypeTag<double>{});
+decltype(auto) dispatch_floating(DType dtype, F&& f) {
+  if (dtype == DType::kFloat64) return f(TypeTag<double>{});
+  if (dtype == DType::kBFloat16) return f(TypeTag<BFloat16>{});
+  return f(TypeTag<float>{});
 }
 
 [[nodiscard]] inline const char* name(DType dtype) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return "float32";
-    case DType::kBFloat16:
-      return "bfloat16";
-    case DType::kFloat64:
-      break;
-  }
-  return "float64";
+  constexpr const char* kNames[] = {"float32", "bfloat16", "float64", "int64"};
+  return kNames[static_cast<int>(dtype)];
 }
 
 }  // namespace nanochat

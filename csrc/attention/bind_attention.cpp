@@ -1,0 +1,67 @@
+#include "attention/prepass.h"
+#include "common/bind_common.h"
+
+namespace py = pybind11;
+
+namespace nanochat {
+
+void bind_attention(py::module_& m) {
+  using View = const TensorView&;
+  using py::arg;
+  m.def(
+      "prepass_forward",
+      [](const Placement& where, View q, View k, View cos, View sin, View v, View ve, View gate,
+         View q_hat, View k_hat, View v_hat, View q_inv_rms, View k_inv_rms, double qk_scale,
+         double eps) {
+        const py::gil_scoped_release release;
+        attention::prepass_forward({.q = q,
+                                    .k = k,
+                                    .cos = cos,
+                                    .sin = sin,
+                                    .v = v,
+                                    .ve = ve,
+                                    .gate = gate,
+                                    .q_hat = q_hat,
+                                    .k_hat = k_hat,
+                                    .v_hat = v_hat,
+                                    .q_inv_rms = q_inv_rms,
+                                    .k_inv_rms = k_inv_rms,
+                                    .qk_scale = qk_scale,
+                                    .eps = eps},
+                                   where);
+      },
+      arg("where"), arg("q"), arg("k"), arg("cos"), arg("sin"), arg("v"), arg("ve"), arg("gate"),
+      arg("q_hat"), arg("k_hat"), arg("v_hat"), arg("q_inv_rms"), arg("k_inv_rms"), py::kw_only(),
+      arg("qk_scale"), arg("eps"),
+      "Rope, QK-norm and value gate; writes the last five tensors (prepass.h).");
+  m.def(
+      "prepass_backward",
+      [](const Placement& where, View dq_hat, View dk_hat, View q_hat, View k_hat, View q_inv_rms,
+         View k_inv_rms, View cos, View sin, View dv_hat, View ve, View gate, View dq, View dk,
+         View dve, View dgate, double qk_scale) {
+        const py::gil_scoped_release release;
+        attention::prepass_backward({.dq_hat = dq_hat,
+                                     .dk_hat = dk_hat,
+                                     .q_hat = q_hat,
+                                     .k_hat = k_hat,
+                                     .q_inv_rms = q_inv_rms,
+                                     .k_inv_rms = k_inv_rms,
+                                     .cos = cos,
+                                     .sin = sin,
+                                     .dv_hat = dv_hat,
+                                     .ve = ve,
+                                     .gate = gate,
+                                     .dq = dq,
+                                     .dk = dk,
+                                     .dve = dve,
+                                     .dgate = dgate,
+                                     .qk_scale = qk_scale},
+                                    where);
+      },
+      arg("where"), arg("dq_hat"), arg("dk_hat"), arg("q_hat"), arg("k_hat"), arg("q_inv_rms"),
+      arg("k_inv_rms"), arg("cos"), arg("sin"), arg("dv_hat"), arg("ve"), arg("gate"), arg("dq"),
+      arg("dk"), arg("dve"), arg("dgate"), py::kw_only(), arg("qk_scale"),
+      "Gradient of prepass_forward; writes the last four tensors.");
+}
+
+}  // namespace nanochat

@@ -1,0 +1,49 @@
+// Run-time choice of the instruction set. A loop is written once, over the vectors of simd.h, and
+// compiled three times; no file needs flags of its own, and the binary runs on any x86-64.
+#pragma once
+
+namespace nanochat {
+
+// Stands behind the parameters of a lambda that runs, or is called, inside run_at_level.
+#define NANOCHAT_INLINE_LAMBDA __attribute__((always_inline))
+
+enum class CpuLevel : int { kBase = 0, kAvx2 = 1, kAvx512 = 2 };
+
+// The best level that this machine runs.
+[[nodiscard]] inline CpuLevel best_cpu_level() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+    return CpuLevel::kAvx512;
+  }
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return CpuLevel::kAvx2;
+#endif
+  return CpuLevel::kBase;
+}
+
+#if defined(__x86_64__)
+template <typename Body>
+[[gnu::target("avx2,fma"), gnu::noinline]] void run_avx2(const Body& body) {
+  body();
+}
+
+template <typename Body>
+[[gnu::target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl"), gnu::noinline]] void run_avx512(
+    const Body& body) {
+  body();
+}
+#endif
+
+// Calls body() compiled for `level`. The body and all it calls must be always_inline: the code of
+// another level cannot be called, only inlined.
+template <typename Body>
+void run_at_level(CpuLevel level, const Body& body) {
+#if defined(__x86_64__)
+  if (level == CpuLevel::kAvx512) return run_avx512(body);
+  if (level == CpuLevel::kAvx2) return run_avx2(body);
+#endif
+  (void)level;
+  body();
+}
+
+}  // namespace nanochat

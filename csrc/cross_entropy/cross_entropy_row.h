@@ -1,0 +1,57 @@
+// Element maths of the loss, shared by the CPU loops and the kernels. F is a float or a vector of
+// floats, Math names exp and reciprocal for it.
+//
+// With a softcap all is said in w = 1 - tanh(l / cap) = 2 / (1 + exp(2 l / cap)):
+//   z = cap - cap w            so the softmax's exponent, shifted by the constant cap, is -cap w
+//   dz / dl = w (2 - w)        1 - tanh^2 without the cancellation of 1 - t * t
+// One exponential and one division here, one exponential in the softmax; and no pass for the
+// maximum, which a bounded z does not need while exp(-2 cap) is a normal number.
+#pragma once
+
+#include "common/dtype.h"
+
+namespace nanochat::cross_entropy {
+
+inline constexpr float kMaxFixedShiftCap = 40.0f;  // exp(-2 * 40) = 1.8e-35, normal down to 1.2e-38
+
+template <typename F>
+struct Element {
+  F exponent;  // z, shifted by a constant of the row
+  F slope;     // dz / dl
+};
+
+template <bool kSoftcap>
+struct RowMaths {
+  float cap;
+  float two_over_cap;
+  float origin;  // what the shift subtracts: w (0 is a bound), or the row's largest logit
+
+  template <typename Math, typename F>
+  NANOCHAT_HD F one_minus_tanh(F logit) const {
+    return Math::reciprocal(Math::exp(logit * two_over_cap) + 1.0f) * 2.0f;
+  }
+
+  template <typename Math, typename F>
+  NANOCHAT_HD Element<F> element(F logit) const {
+    if constexpr (kSoftcap) {
+      const F w = one_minus_tanh<Math>(logit);
+      return {(origin - w) * cap, w * (2.0f - w)};
+    } else {
+      return {logit - origin, logit * 0.0f + 1.0f};
+    }
+  }
+
+  // True if `origin` must be set from the row's largest logit.
+  NANOCHAT_HD static bool needs_max(float cap) { return !kSoftcap || cap > kMaxFixedShiftCap; }
+
+  template <typename Math>
+  NANOCHAT_HD void set_origin(float max_logit) {
+    if constexpr (kSoftcap) {
+      origin = one_minus_tanh<Math>(max_logit);
+    } else {
+      origin = max_logit;
+    }
+  }
+};
+
+}  // namespace nanochat::cross_entropy

@@ -1,0 +1,46 @@
+// The CUDA symbols of a build without nvcc, so that no other file needs an #ifdef.
+#include "attention/prepass.h"
+#include "common/cuda/device.h"
+#include "cross_entropy/cross_entropy.h"
+
+namespace nanochat {
+namespace {
+
+[[noreturn]] void fail(const char* op) {
+  throw Unsupported(concat(op, ": this build has no CUDA kernels; install nvcc and build again"));
+}
+
+}  // namespace
+
+namespace cuda {
+
+const bool kBuilt = false;
+
+int device_count() {
+  return 0;
+}
+Capability capability(int /*device*/) {
+  fail("capability");
+}
+
+}  // namespace cuda
+
+namespace attention {
+
+void prepass_forward_cuda(const PrepassForward& /*p*/, const Placement& /*where*/) {
+  fail("prepass");
+}
+void prepass_backward_cuda(const PrepassBackward& /*p*/, const Placement& /*where*/) {
+  fail("prepass");
+}
+
+}  // namespace attention
+
+namespace cross_entropy {
+
+void forward_cuda(const Rows& /*p*/, const Placement& /*where*/) {
+  fail("cross_entropy");
+}
+
+}  // namespace cross_entropy
+}  // namespace nanochat
