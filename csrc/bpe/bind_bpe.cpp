@@ -17,6 +17,7 @@ namespace {
 
 // Documents are held until a batch is full; this bounds memory whatever the iterable does.
 constexpr size_t kBatchBytes = size_t{16} << 20;
+constexpr size_t kDocumentBytes = 64;  // what even an empty document counts
 
 void raise_pending_signal() {
   const py::gil_scoped_acquire gil;
@@ -84,7 +85,7 @@ std::vector<py::bytes> train(const py::iterable& texts, int64_t vocab_size, int 
   size_t index = 0;
   for (const py::handle text : texts) {
     Document document = read_document(py::reinterpret_borrow<py::object>(text), index++);
-    batch_bytes += document.bytes.size();
+    batch_bytes += document.bytes.size() + kDocumentBytes;
     batch.push_back(document.bytes);
     owners.push_back(std::move(document.owner));
     if (batch_bytes >= kBatchBytes) flush();

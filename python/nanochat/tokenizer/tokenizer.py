@@ -152,7 +152,7 @@ class Tokenizer:
     # Ids to text.
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """Bytes of ``ids``; special tokens give their names. Raises: ValueError for an unknown id."""
+        """Bytes of ``ids``, special tokens by name. Raises: ValueError for an unknown id."""
         tokens = []
         for i in ids:
             if not 0 <= i < self.vocab_size:
@@ -201,7 +201,7 @@ class Tokenizer:
             is_whole = {**tokenizer._content(), "sha256": tokenizer.hash} == file
         except OSError as error:
             raise UserError(f"tokenizer: cannot read {path}: {error.strerror or error}") from error
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             is_whole = False
         if not is_whole:
             raise UserError(

@@ -1,0 +1,133 @@
+"""The scanner finds tiktoken's pieces: classes, fuzz, bytes that are not UTF-8, endless runs."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+import tiktoken
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nanochat import _core
+from nanochat.tokenizer import SPLIT_PATTERN
+
+EVERY_BYTE = {bytes([i]): i for i in range(256)}
+# One or more of every kind that the pattern tells apart, in every length of UTF-8.
+TRICKY = "".join(
+    [
+        "'sdmtlverSDMTLVER\u017fxZ",  # apostrophe, contractions, long s
+        "\xe9\xdf\u0130\u4e2d\u3042\ud55c\u05d0\u0e01\U00020000",  # letters
+        "019\u0664\xb2\u2167\U0001d7d8",  # numbers
+        "\r\n\n",
+        " \t\x0b\x0c\x85\xa0\u3000\u2028",  # white space
+        ".!-_\x00\x1c\u200b\u200d\u0301\ufe0f\U0001f600\ufffd\ue000",  # the rest
+    ]
+)
+
+
+def matches(pattern: str, text: str) -> str:
+    """The characters of ``text`` in matches of ``pattern``: tiktoken drops what does not match."""
+    encoding = tiktoken.Encoding(
+        "probe", pat_str=pattern, mergeable_ranks=EVERY_BYTE, special_tokens={}
+    )
+    return bytes(encoding.encode_ordinary(text)).decode()
+
+
+def tiktoken_pieces(texts: list[str]) -> list[list[bytes]]:
+    """Pieces of each text, by a vocabulary in which every substring is one token."""
+    tokens = dict.fromkeys(EVERY_BYTE)
+    for data in (text.encode() for text in texts):
+        for i in range(len(data)):
+            tokens.update(dict.fromkeys(data[i:j] for j in range(i + 1, len(data) + 1)))
+    encoding = tiktoken.Encoding(
+        "substrings",
+        pat_str=SPLIT_PATTERN,
+        mergeable_ranks={token: i for i, token in enumerate(tokens)},
+        special_tokens={},
+    )
+    return [encoding.decode_tokens_bytes(encoding.encode_ordinary(text)) for text in texts]
+
+
+def test_class_of_every_code_point_is_tiktokens() -> None:
+    every = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)]))
+    expected = bytearray(0x110000)
+    for pattern, cls in [(r"\p{L}", 1), (r"\p{N}", 2), (r"\s", 3), (r"[\r\n]", 4)]:
+        for char in matches(pattern, every):
+            expected[ord(char)] = cls
+    assert bytes(map(_core.bpe_char_class, range(0x110000))) == bytes(expected)
+
+
+def test_unicode_version_is_16() -> None:
+    classes = [_core.bpe_char_class(c) for c in range(0x110000)]
+    assert _core.UNICODE_VERSION == "16.0"
+    assert (classes.count(1), classes.count(2), classes.count(3) + classes.count(4)) == (
+        141_028,
+        1_911,
+        25,
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("", []),
+        ("Hello, world!", ["Hello", ",", " world", "!"]),
+        ("I'll we'RE it'street", ["I", "'ll", " we", "'RE", " it", "'s", "treet"]),
+        ("x'\u017f 'l", ["x", "'\u017f", " '", "l"]),
+        ("12345", ["12", "34", "5"]),
+        ("a 1", ["a", " ", "1"]),
+        ("a   b", ["a", "  ", " b"]),
+        ("a   ", ["a", "   "]),
+        ("a \n \n  b", ["a", " \n \n", " ", " b"]),
+        ("x.\r\n\ny", ["x", ".\r\n\n", "y"]),
+        ("\t\tif", ["\t", "\tif"]),
+        (" ...a", [" ...", "a"]),
+        ("e\u0301a", ["e", "\u0301a"]),
+    ],
+)
+def test_pieces_by_hand(text: str, pieces: list[str]) -> None:
+    assert [piece.decode() for piece in _core.bpe_pretokenize(text.encode())] == pieces
+    assert tiktoken_pieces([text]) == [[piece.encode() for piece in pieces]]
+
+
+def test_pieces_are_tiktokens_on_random_text() -> None:
+    rng = random.Random(1)
+    for _ in range(40):
+        texts = ["".join(rng.choices(TRICKY, k=rng.randrange(1, 12))) for _ in range(250)]
+        assert [_core.bpe_pretokenize(text.encode()) for text in texts] == tiktoken_pieces(texts)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from(TRICKY))))
+def test_pieces_are_tiktokens_on_any_text(texts: list[str]) -> None:
+    assert [_core.bpe_pretokenize(text.encode()) for text in texts] == tiktoken_pieces(texts)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.binary(max_size=40) | st.text(TRICKY).map(lambda text: text.encode()[:-1]))
+def test_each_byte_that_is_not_utf8_is_one_other_character(data: bytes) -> None:
+    pieces = _core.bpe_pretokenize(data)
+    assert b"".join(pieces) == data
+    # surrogateescape makes one character of each such byte, by the same rules.
+    escaped = data.decode("utf-8", "surrogateescape")
+    other = "".join("\ufffd" if "\ud800" <= char <= "\udfff" else char for char in escaped)
+    lengths = [len(piece.decode("utf-8", "surrogateescape")) for piece in pieces]
+    assert lengths == [len(p.decode()) for p in _core.bpe_pretokenize(other.encode())]
+
+
+@pytest.mark.parametrize("cut", range(1, 4))
+def test_truncated_character_at_the_end_is_not_read_past(cut: int) -> None:
+    assert _core.bpe_pretokenize("a\U00020000".encode()[:-cut]) == [
+        b"a",
+        "\U00020000".encode()[:-cut],
+    ]
+
+
+@pytest.mark.parametrize("unit", [" ", "a", "1", "\n", "!", "'", "\u3000", "\u4e2d", "\xff", " \n"])
+def test_a_million_characters_in_a_row_take_linear_time(unit: str) -> None:
+    data = (unit * 1_000_000 + "x").encode()
+    started = time.perf_counter()
+    assert b"".join(_core.bpe_pretokenize(data)) == data
+    assert time.perf_counter() - started < 2  # about 0.05 s; a quadratic scan would take minutes
