@@ -21,9 +21,8 @@ Everything is arithmetic on the preset and on :mod:`nanochat.train.gpus`; nothin
 
 from __future__ import annotations
 
-import math
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -32,6 +31,7 @@ from rich.text import Text
 from nanochat.common.errors import UserError
 from nanochat.common.figures import count, dollars, duration, percent
 from nanochat.model.config import GPTConfig
+from nanochat.optim import scaling
 from nanochat.train.gpus import Gpu
 from nanochat.train.presets import Preset
 
@@ -103,6 +103,7 @@ def make_plan(
     num_cores: int = 1,
     hours: float = 4.0,
     dollars_per_hour: float | None = None,
+    data: str | None = None,
     run: str | None = None,
 ) -> Plan:
     """Plan ``preset`` on ``num_gpus`` of ``gpu``, or on the CPU when ``gpu`` is None.
@@ -110,11 +111,14 @@ def make_plan(
     Args:
         hours: Budget of the whole journey; decides the depth of a preset that has none.
         dollars_per_hour: Of the whole machine. None is $3 per GPU, and $0 for a CPU.
-        run: Name of the run in the commands; the preset's name if None.
+        data: Value of ``--data`` in the commands; the preset's if None.
+        run: Value of ``--run`` in the commands; the preset's name if None.
     Raises: UserError if the machine cannot hold the model, or no depth fits the hours.
     """
     if gpu is not None and num_gpus < 1:
         raise UserError(f"plan: --num-gpus must be at least 1, got {num_gpus}")
+    if data is not None:
+        preset = replace(preset, data=data)
     num_devices = num_gpus if gpu is not None else 1
     if dollars_per_hour is None:
         dollars_per_hour = DOLLARS_PER_GPU_HOUR * num_devices if gpu is not None else 0.0
@@ -207,15 +211,22 @@ def memory(config: GPTConfig, *, rows: int, num_devices: int) -> Memory:
 
 
 def _length(preset: Preset, config: GPTConfig) -> tuple[int, int]:
-    """Tokens per step, and steps of pretraining."""
-    if preset.num_iterations is not None and preset.total_batch_size is not None:
-        return preset.total_batch_size, preset.num_iterations
-    assert preset.target_param_data_ratio is not None
-    tokens = preset.target_param_data_ratio * config.num_scaling_params()
-    reference = GPTConfig.from_depth(12, vocab_size=config.vocab_size, seq_len=config.seq_len)
-    share = tokens / (preset.target_param_data_ratio * reference.num_scaling_params())
-    batch = 2 ** round(math.log2(2**19 * share**0.383))
-    return batch, int(tokens // batch)
+    """Tokens per step, and steps of pretraining, as base_train will have them."""
+    reference = GPTConfig.from_depth(
+        scaling.REFERENCE_DEPTH,
+        vocab_size=config.vocab_size,
+        seq_len=config.seq_len,
+        head_dim=config.head_dim,
+    )
+    length = scaling.plan(
+        num_scaling_params=config.num_scaling_params(),
+        reference_params=reference.num_scaling_params(),
+        flops_per_token=config.flops_per_token(),
+        num_iterations=preset.num_iterations,
+        total_batch_size=preset.total_batch_size,
+        param_data_ratio=preset.target_param_data_ratio,
+    )
+    return length.total_batch_size, length.num_steps
 
 
 def _device_rows(

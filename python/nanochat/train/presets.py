@@ -7,11 +7,8 @@ the device, the depth of ``gpu1`` by the hours given.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from nanochat.common.errors import UserError
-
-Data = Literal["tinyworld", "climbmix"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +17,7 @@ class Preset:
 
     name: str
     about: str
-    data: Data
+    data: str  # tinyworld, climbmix, or a path
     vocab_size: int  # all ids: 256 bytes, merges, 9 special tokens
     tokenizer_chars: int  # of text that the tokenizer learns from
     depth: int | None
@@ -29,7 +26,7 @@ class Preset:
     total_batch_size: int | None
     device_batch_size: int | None  # rows
     num_iterations: int | None  # of pretraining; None takes target_param_data_ratio
-    target_param_data_ratio: float | None  # tokens per scaling parameter
+    target_param_data_ratio: float  # tokens per scaling parameter
     sft_iterations: int | None  # None is a tenth of the pretraining steps
     eval_tokens: int  # all evaluations, as the training tokens that would take as long
 
@@ -67,7 +64,7 @@ _ALL = (
         total_batch_size=8192,
         device_batch_size=32,
         num_iterations=400,
-        target_param_data_ratio=None,
+        target_param_data_ratio=12.0,
         sft_iterations=200,
         eval_tokens=300_000,
     ),
