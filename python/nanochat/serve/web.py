@@ -1,0 +1,53 @@
+"""``chat_web``: load a checkpoint and serve it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from nanochat.common.errors import UserError
+from nanochat.common.paths import home
+from nanochat.engine import Engine
+from nanochat.serve.server import serve
+
+
+@dataclass(frozen=True)
+class ChatWebConfig:
+    """Serve a model over websockets, with a page to chat on."""
+
+    checkpoint: Path | None = None
+    """Folder of a checkpoint, or of several: the newest. Default: the chat model of the journey."""
+    host: str = "127.0.0.1"
+    """Address to listen on; anything but this machine's own needs a token."""
+    port: int = 8000
+    """Port to listen on; 0 takes a free one."""
+    token: str | None = None
+    """Secret that clients must show."""
+    device: str = "cpu"
+    """cpu, cuda or mps."""
+    dtype: str | None = None
+    """fp32, bf16 or fp16; default bf16 on cuda, else fp32."""
+    slots: int = 8
+    """Answers that are generated at once; more wait."""
+    stop_with_stdin: bool = False
+    """End when standard input ends, as the terminal client's own server does."""
+
+
+def run_chat_web(config: ChatWebConfig) -> None:
+    """Serve until interrupted. Raises: UserError, one line, for a checkpoint or address."""
+    checkpoint = config.checkpoint or home() / "chat"
+    try:
+        engine = Engine.load(
+            checkpoint, device=config.device, dtype=config.dtype, slots=config.slots
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    with engine:
+        serve(
+            engine,
+            host=config.host,
+            port=config.port,
+            name=checkpoint.resolve().name,
+            token=config.token,
+            stop_with_stdin=config.stop_with_stdin,
+        )
