@@ -113,7 +113,6 @@ def test_pieces_of_any_length_are_counted_apart() -> None:
     assert train_bpe(texts, 400, num_threads=2) == reference_ranks(texts, 400)
 
 
-@pytest.mark.slow
 def test_counts_do_not_wrap_at_2_to_31() -> None:
     document = b"z" * ((1 << 24) + 1)  # one object, repeated: (z, z) is seen 2^31 times
     ranks = train_bpe([document] * 128 + [b"ab " * 100], 257, num_threads=2)
