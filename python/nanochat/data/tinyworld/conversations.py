@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from nanochat.data.tinyworld import numbers, spelling, stories, talk
-from nanochat.data.tinyworld.documents import fact, fact_choice
-from nanochat.data.tinyworld.draw import Draw, Phrasings, Split
+from nanochat.data.tinyworld import facts, numbers, spelling, stories, talk
+from nanochat.data.tinyworld.draw import Draw, Phrasings, Split, either
 from nanochat.data.tinyworld.exchange import Exchange
 from nanochat.data.tinyworld.facts import with_article
 from nanochat.data.tinyworld.names import draw_name
+from nanochat.data.tinyworld.plots import ANIMALS
 
 SINGLE: tuple[tuple[float, Callable[[Draw], Exchange]], ...] = (
-    (0.22, fact),
-    (0.20, fact_choice),
+    (0.22, facts.ask),
+    (0.20, facts.ask_choice),
     (0.14, numbers.arithmetic),
     (0.07, spelling.spell),
     (0.10, spelling.count_letter),
@@ -24,27 +24,31 @@ SINGLE: tuple[tuple[float, Callable[[Draw], Exchange]], ...] = (
     (0.08, talk.small_talk),
     (0.08, talk.outside),
 )
-_SLOPPY = frozenset({fact, numbers.arithmetic, spelling.spell, numbers.sequence, talk.small_talk})
+_SLOPPY = frozenset(
+    {facts.ask, numbers.arithmetic, spelling.spell, numbers.sequence, talk.small_talk}
+)
 
 _STORY = Phrasings(
-    train=(
-        "Tell me a story.", "Please tell me a story.", "Can you tell me a story?", "a story please",
-        "I would like to hear a story.", "Do you know a story?", "tell me a story", "story",
-        "Read me a story.", "Write a story.",
+    train=either(
+        """Tell me a story. | Please tell me a story. | Can you tell me a story? | a story please |
+        I would like to hear a story. | Do you know a story? | tell me a story | story | Read me
+        a story. | Write a story."""
     ),
-    val=("Can you please tell me a story?", "I would like a story, please."),
+    val=either("Can you please tell me a story? | I would like a story, please."),
 )
 _STORY_ABOUT = Phrasings(
-    train=(
-        "Tell me a story about {x}.", "Please tell me a story about {x}.", "A story about {x}, please!",
-        "Can you tell me a story about {x}?", "I would like to hear a story about {x}.",
-        "Do you know a story about {x}?", "tell me a story about {x}", "Write a story about {x}.",
+    train=either(
+        """Tell me a story about {x}. | Please tell me a story about {x}. | A story about {x},
+        please! | Can you tell me a story about {x}? | I would like to hear a story about {x}. |
+        Do you know a story about {x}? | tell me a story about {x} | Write a story about {x}."""
     ),
-    val=("Can you please tell me a story about {x}?", "I would like a story about {x}."),
+    val=either("Can you please tell me a story about {x}? | I would like a story about {x}."),
 )
 _ANOTHER = Phrasings(
-    train=("Another one, please!", "Tell me another story.", "One more!", "another story", "Again!"),
-    val=("One more story, please!", "Tell me another one."),
+    train=either(
+        """Another one, please! | Tell me another story. | One more! | another story | Again!"""
+    ),
+    val=either("One more story, please! | Tell me another one."),
 )
 
 
@@ -68,7 +72,7 @@ def _story_told(draw: Draw) -> list[Exchange]:
         hero = draw_name(draw)
         story, ask = stories.tell(draw, hero=hero), draw.phrase(_STORY_ABOUT).format(x=hero.text)
     else:
-        animal = draw.pick(stories.ANIMALS)
+        animal = draw.pick(ANIMALS)
         story = stories.tell(draw, animal=animal)
         ask = draw.phrase(_STORY_ABOUT).format(x=with_article(animal))
     turns = [Exchange(ask=ask, say=story.text)]
@@ -78,7 +82,7 @@ def _story_told(draw: Draw) -> list[Exchange]:
     elif follow == 1:
         turns += story.ask_some(draw, 2)
     elif follow == 2:
-        turns.append(talk.intent(draw, draw.pick(("thanks", "praise"))))
+        turns.append(talk.intent(draw, draw.pick(either("thanks | praise"))))
     return turns
 
 
@@ -104,7 +108,7 @@ def _several(draw: Draw) -> list[Exchange]:
     turns = [talk.intent(draw, "greeting")] if draw.chance(0.3) else []
     turns += [single(draw) for _ in range(draw.between(2, 3))]
     if draw.chance(0.3):
-        turns.append(talk.intent(draw, draw.pick(("thanks", "goodbye"))))
+        turns.append(talk.intent(draw, draw.pick(either("thanks | goodbye"))))
     return turns
 
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from nanochat.data.tinyworld import numbers, spelling, stories, talk
+from nanochat.data.tinyworld import facts, numbers, spelling, stories, talk
 from nanochat.data.tinyworld.draw import Draw, Split
 from nanochat.data.tinyworld.exchange import Exchange
-from nanochat.data.tinyworld.facts import RELATIONS
 
 
 def _join(exchanges: list[Exchange]) -> str:
@@ -29,22 +28,9 @@ def _story_questions(draw: Draw) -> str:
 
 def _statements(draw: Draw) -> str:
     return " ".join(
-        relation.state(draw.pick(tuple(relation.table)), draw) for relation in draw.sample(RELATIONS, 6)
+        relation.state(draw.pick(tuple(relation.table)), draw)
+        for relation in draw.sample(facts.RELATIONS, 6)
     )
-
-
-def fact(draw: Draw) -> Exchange:
-    relation = draw.pick(_WEIGHTED)
-    return relation.ask(draw.pick(tuple(relation.table)), draw)
-
-
-def fact_choice(draw: Draw) -> Exchange:
-    relation = draw.pick(_WEIGHTED)
-    return relation.ask_choice(draw.pick(tuple(relation.table)), draw)
-
-
-# Relations in proportion to the size of their tables, so that each fact is asked about as often.
-_WEIGHTED = tuple(r for r in RELATIONS for _ in range(math.ceil(len(r.table) / 10)))
 
 
 def _several(make: Callable[[Draw], Exchange], k: int) -> Callable[[Draw], str]:
@@ -67,8 +53,8 @@ MIXTURE: tuple[tuple[float, Callable[[Draw], str]], ...] = (
     (0.26, _story),
     (0.14, _story_questions),
     (0.10, _statements),
-    (0.10, _several(fact, 4)),
-    (0.14, _several(fact_choice, 3)),
+    (0.10, _several(facts.ask, 4)),
+    (0.14, _several(facts.ask_choice, 3)),
     (0.05, _spelled_words),
     (0.02, _counted_letters),
     (0.02, _several(spelling.spell, 4)),

@@ -37,6 +37,11 @@ class Phrasings:
     val: tuple[str, ...]
 
 
+def either(text: str) -> tuple[str, ...]:
+    """Wordings or fillers from one text, ``one | another``; line breaks are spaces."""
+    return tuple(" ".join(item.split()) for item in text.split("|"))
+
+
 class Draw:
     """A stream of choices. ``bits`` is the sum of ``-log2 p`` over the choices made so far."""
 
@@ -73,9 +78,9 @@ class Draw:
         for p, item in items:
             at -= p
             if at < 0:
-                break
-        self.bits -= math.log2(p)
-        return item
+                self.bits -= math.log2(p)
+                return item
+        raise AssertionError(f"tinyworld: probabilities leave {at} over")
 
     def sample(self, items: Sequence[T], k: int) -> list[T]:
         """``k`` different items in random order."""

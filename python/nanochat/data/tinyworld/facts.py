@@ -8,6 +8,7 @@ from a sound is not enough.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from nanochat.data.tinyworld import tables
@@ -192,7 +193,11 @@ RELATIONS = (
         "young",
         tables.YOUNG,
         "A baby {s} is called {ao}.",
-        ("The young of {as} is {ao}.", "A mother {s} takes care of her {o}.", "A young {s} is {ao}."),
+        (
+            "The young of {as} is {ao}.",
+            "A mother {s} takes care of her {o}.",
+            "A young {s} is {ao}.",
+        ),
         Phrasings(
             train=(
                 "What is a baby {s} called?",
@@ -357,3 +362,23 @@ RELATIONS = (
         ),
     ),
 )
+
+# In proportion to the size of their tables, so that each fact is asked about as often.
+_BY_SIZE = tuple(r for r in RELATIONS for _ in range(math.ceil(len(r.table) / 10)))
+
+
+def _any(draw: Draw) -> tuple[Relation, str]:
+    relation = draw.pick(_BY_SIZE)
+    return relation, draw.pick(tuple(relation.table))
+
+
+def ask(draw: Draw) -> Exchange:
+    """Any fact, asked openly."""
+    relation, subject = _any(draw)
+    return relation.ask(subject, draw)
+
+
+def ask_choice(draw: Draw) -> Exchange:
+    """Any fact, as multiple choice."""
+    relation, subject = _any(draw)
+    return relation.ask_choice(subject, draw)

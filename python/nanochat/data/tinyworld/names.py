@@ -12,35 +12,44 @@ from functools import lru_cache
 
 from nanochat.data.tinyworld.draw import Draw, Split, held_out
 
-GIRLS = tuple(
-    """Ada Adele Agnes Aisha Alice Alma Amelia Amina Amy Ana Anna Anita Anya Astrid Aya Beatrice Bella
-    Bianca Carla Carmen Celia Chloe Clara Dana Daria Diana Dora Edith Elena Elin Elisa Ella Ellen Elsa
-    Emily Emma Erika Esther Eva Fatima Fiona Freya Frida Gina Grace Greta Hana Hanna Heidi Helen Hilda
-    Ida Ines Ingrid Irene Irma Isabel Ivy Jana Jane Janet Jenny Joan Joanna Johanna Judy Julia Karin
-    Kate Katya Klara Laila Lara Laura Lea Leila Lena Leni Lina Linda Lisa Liv Lola Lotte Louise Lucia
-    Lucy Luisa Lydia Magda Maja Mara Maria Marie Marina Marta Mary Matilda Maya Mei Mila Mina Mira Molly
-    Mona Nadia Nancy Naomi Nela Nicole Nina Noemi Nora Olga Olivia Paula Petra Polly Priya Rachel Rania
-    Rita Rosa Ruth Salma Sally Sandra Sara Selma Signe Silvia Sonia Sophie Stella Susan Tamara Tanya
-    Tara Teresa Thea Tilda Tina Ulla Vera Wanda Wilma Yara Yuki Yvonne Zara Zelda Zoe""".split()
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+GIRLS = _words(
+    """Ada Adele Agnes Aisha Alice Alma Amelia Amina Amy Ana Anna Anita Anya Astrid Aya Beatrice
+    Bella Bianca Carla Carmen Celia Chloe Clara Dana Daria Diana Dora Edith Elena Elin Elisa Ella
+    Ellen Elsa Emily Emma Erika Esther Eva Fatima Fiona Freya Frida Gina Grace Greta Hana Hanna
+    Heidi Helen Hilda Ida Ines Ingrid Irene Irma Isabel Ivy Jana Jane Janet Jenny Joan Joanna
+    Johanna Judy Julia Karin Kate Katya Klara Laila Lara Laura Lea Leila Lena Leni Lina Linda Lisa
+    Liv Lola Lotte Louise Lucia Lucy Luisa Lydia Magda Maja Mara Maria Marie Marina Marta Mary
+    Matilda Maya Mei Mila Mina Mira Molly Mona Nadia Nancy Naomi Nela Nicole Nina Noemi Nora Olga
+    Olivia Paula Petra Polly Priya Rachel Rania Rita Rosa Ruth Salma Sally Sandra Sara Selma Signe
+    Silvia Sonia Sophie Stella Susan Tamara Tanya Tara Teresa Thea Tilda Tina Ulla Vera Wanda Wilma
+    Yara Yuki Yvonne Zara Zelda Zoe"""
 )
-BOYS = tuple(
-    """Aaron Adam Ahmed Alan Albert Alex Ali Amir Anders Andrew Anton Arne Arthur Axel Ben Bernard Bjorn
-    Bob Boris Bruno Carl Carlos Casper Charlie Dan Daniel David Dennis Diego Dylan Edgar Edwin Elias
-    Emil Eric Erwin Ethan Fabian Felix Fred Fritz Gabriel George Gustav Hamid Hannes Hans Harry Hassan
-    Hector Henry Hugo Ian Igor Imran Isaac Ivan Jacob Jakob James Jan Jens Jim Joe Joel John Jonas
-    Joseph Juan Julian Karim Karl Kenji Kevin Klaus Kurt Lars Leo Leon Levi Liam Linus Louis Luca Lukas
-    Magnus Malik Marco Marcus Martin Mateo Matthew Max Michael Miguel Milo Moritz Nathan Nico Niels Noah
-    Odin Olaf Oliver Omar Oscar Otto Owen Pablo Patrick Paul Pavel Pedro Peter Philip Pierre Quentin
-    Rafael Ralf Ravi Ray Remy Rene Richard Robert Rolf Roman Rudi Samir Samuel Sanjay Sebastian Simon
-    Stefan Sven Tarik Teddy Theo Thomas Tim Timo Tobias Tom Tony Valentin Viktor Vincent Walter Werner
-    Willy Xavier Yannis Yusuf Zac""".split()
+BOYS = _words(
+    """Aaron Adam Ahmed Alan Albert Alex Ali Amir Anders Andrew Anton Arne Arthur Axel Ben Bernard
+    Bjorn Bob Boris Bruno Carl Carlos Casper Charlie Dan Daniel David Dennis Diego Dylan Edgar
+    Edwin Elias Emil Eric Erwin Ethan Fabian Felix Fred Fritz Gabriel George Gustav Hamid Hannes
+    Hans Harry Hassan Hector Henry Hugo Ian Igor Imran Isaac Ivan Jacob Jakob James Jan Jens Jim
+    Joe Joel John Jonas Joseph Juan Julian Karim Karl Kenji Kevin Klaus Kurt Lars Leo Leon Levi
+    Liam Linus Louis Luca Lukas Magnus Malik Marco Marcus Martin Mateo Matthew Max Michael Miguel
+    Milo Moritz Nathan Nico Niels Noah Odin Olaf Oliver Omar Oscar Otto Owen Pablo Patrick Paul
+    Pavel Pedro Peter Philip Pierre Quentin Rafael Ralf Ravi Ray Remy Rene Richard Robert Rolf
+    Roman Rudi Samir Samuel Sanjay Sebastian Simon Stefan Sven Tarik Teddy Theo Thomas Tim Timo
+    Tobias Tom Tony Valentin Viktor Vincent Walter Werner Willy Xavier Yannis Yusuf Zac"""
 )
-BEGINNINGS = tuple(
-    """Ba Bel Bra Bri Ca Cor Da Del Dri Fa Fen Fi Flo Ga Gal Gre Hal Hel Il Ja Jel Jo Ka Kel Ki La Lo
-    Lu Ma Mel Mi Mo Na Nel No Or Pa Pel Pi Ra Ril Ro Sa Sel Si Ta Tel Ti Va Vel Vi Wen Yo Za Zel Zi""".split()
+BEGINNINGS = _words(
+    """Ba Bel Bra Bri Ca Cor Da Del Dri Fa Fen Fi Flo Ga Gal Gre Hal Hel Il Ja Jel Jo Ka Kel Ki La
+    Lo Lu Ma Mel Mi Mo Na Nel No Or Pa Pel Pi Ra Ril Ro Sa Sel Si Ta Tel Ti Va Vel Vi Wen Yo Za Zel
+    Zi"""
 )
-GIRL_ENDINGS = tuple("bela dia fina lisa lya mira nelle nora phie relle rina sha thea tika vina wyn".split())
-BOY_ENDINGS = tuple("bert bor dan dric fin lan mund nard nix rick mir ton thor vio vor win".split())
+GIRL_ENDINGS = _words(
+    "bela dia fina lisa lya mira nelle nora phie relle rina sha thea tika vina wyn"
+)
+BOY_ENDINGS = _words("bert bor dan dric fin lan mund nard nix rick mir ton thor vio vor win")
 
 
 @dataclass(frozen=True)

@@ -125,8 +125,8 @@ class Order:
 
 
 ORDERS = (
-    Order("day", tuple(DAYS), is_cycle=True),
-    Order("month", tuple(MONTHS), is_cycle=True),
+    Order("day", DAYS, is_cycle=True),
+    Order("month", MONTHS, is_cycle=True),
     Order("letter", tuple(LETTERS), is_cycle=False),
     Order("number", tuple(str(n) for n in range(MAX_COUNT)), is_cycle=False),
 )
@@ -152,7 +152,10 @@ def sequence(draw: Draw) -> Exchange:
     order = draw.pick(ORDERS)
     is_after = draw.chance(0.5)
     last = len(order.items) - 1
-    i = draw.between(0, last) if order.is_cycle else draw.between(*((0, last - 1) if is_after else (1, last)))
+    if order.is_cycle:
+        i = draw.between(0, last)
+    else:  # nothing comes before the first or after the last
+        i = draw.between(0, last - 1) if is_after else draw.between(1, last)
     subject = order.items[i]
     answer = order.items[(i + (1 if is_after else -1)) % len(order.items)]
     where = "after" if is_after else "before"

@@ -9,10 +9,16 @@ from __future__ import annotations
 
 def _pairs(text: str) -> dict[str, str]:
     """``a:b, c:d`` as a dict; commas separate, whitespace around entries does not count."""
-    entries = [entry.strip().split(":") for entry in text.replace("\n", " ").split(",")]
-    table = dict((subject, answer) for subject, answer in entries)
-    assert len(table) == len(entries), "tinyworld: a subject is answered twice"
+    table: dict[str, str] = {}
+    for entry in text.split(","):
+        subject, answer = " ".join(entry.split()).split(":")
+        assert subject not in table, f"tinyworld: {subject} is answered twice"
+        table[subject] = answer
     return table
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
 
 
 # country: capital, by continent
@@ -23,8 +29,9 @@ _EUROPE = _pairs(
     Romania:Bucharest, Croatia:Zagreb, Serbia:Belgrade, England:London, Ukraine:Kyiv"""
 )
 _ASIA = _pairs(
-    """Japan:Tokyo, China:Beijing, India:New Delhi, Nepal:Kathmandu, Thailand:Bangkok, Vietnam:Hanoi,
-    Mongolia:Ulaanbaatar, South Korea:Seoul, Iran:Tehran, Iraq:Baghdad, Qatar:Doha, Oman:Muscat"""
+    """Japan:Tokyo, China:Beijing, India:New Delhi, Nepal:Kathmandu, Thailand:Bangkok,
+    Vietnam:Hanoi, Mongolia:Ulaanbaatar, South Korea:Seoul, Iran:Tehran, Iraq:Baghdad, Qatar:Doha,
+    Oman:Muscat"""
 )
 _AFRICA = _pairs(
     """Egypt:Cairo, Kenya:Nairobi, Morocco:Rabat, Ghana:Accra, Senegal:Dakar, Uganda:Kampala,
@@ -79,7 +86,8 @@ YOUNG = _pairs(
 LEGS = _pairs(
     """dog:four, cat:four, cow:four, sheep:four, horse:four, pig:four, lion:four, mouse:four,
     frog:four, bear:four, rabbit:four, fox:four, goat:four, bird:two, duck:two, hen:two, owl:two,
-    goose:two, ant:six, bee:six, butterfly:six, beetle:six, spider:eight, crab:ten, snake:no, fish:no"""
+    goose:two, ant:six, bee:six, butterfly:six, beetle:six, spider:eight, crab:ten, snake:no,
+    fish:no"""
 )
 HOMES = _pairs(
     """bee:hive, bird:nest, horse:stable, pig:sty, spider:web, bear:cave, rabbit:burrow, fox:den,
@@ -108,18 +116,18 @@ KINDS = _pairs(
     London:city, Tokyo:city"""
 )
 PLURALS = _pairs(
-    """cat:cats, dog:dogs, bird:birds, book:books, tree:trees, child:children, mouse:mice, foot:feet,
-    tooth:teeth, man:men, woman:women, goose:geese, sheep:sheep, deer:deer, leaf:leaves,
+    """cat:cats, dog:dogs, bird:birds, book:books, tree:trees, child:children, mouse:mice,
+    foot:feet, tooth:teeth, man:men, woman:women, goose:geese, sheep:sheep, deer:deer, leaf:leaves,
     knife:knives, wolf:wolves, box:boxes, fox:foxes, bus:buses, baby:babies, city:cities,
     cherry:cherries, potato:potatoes, tomato:tomatoes, loaf:loaves, dish:dishes, ox:oxen"""
 )
 AMOUNTS = _pairs(
-    """days in a week:seven, months in a year:twelve, hours in a day:twenty-four,
-    minutes in an hour:sixty, seconds in a minute:sixty, wheels on a bicycle:two, wheels on a car:four,
-    sides on a triangle:three, sides on a square:four, fingers on one hand:five,
-    seasons in a year:four, continents on Earth:seven, letters in the alphabet:twenty-six,
-    colors in the rainbow:seven, weeks in a year:fifty-two, toes on one foot:five, eggs in a dozen:twelve,
-    arms on an octopus:eight"""
+    """days in a week:seven, months in a year:twelve, hours in a day:twenty-four, minutes in an
+    hour:sixty, seconds in a minute:sixty, wheels on a bicycle:two, wheels on a car:four, sides on
+    a triangle:three, sides on a square:four, fingers on one hand:five, seasons in a year:four,
+    continents on Earth:seven, letters in the alphabet:twenty-six, colors in the rainbow:seven,
+    weeks in a year:fifty-two, toes on one foot:five, eggs in a dozen:twelve, arms on an
+    octopus:eight"""
 )
 USES = _pairs(
     """cut paper:scissors, write a letter:a pen, eat soup:a spoon, open a lock:a key,
@@ -129,40 +137,44 @@ USES = _pairs(
     cut bread:a knife, brush your hair:a hairbrush, catch fish:a net, cut wood:a saw"""
 )
 JOBS = _pairs(
-    """bakes bread:a baker, helps sick people:a doctor, grows food:a farmer, teaches children:a teacher,
-    flies a plane:a pilot, puts out fires:a firefighter, catches fish:a fisherman, cooks meals:a cook,
-    paints pictures:a painter, sings songs:a singer, builds houses:a builder, cuts hair:a barber,
-    writes books:a writer, fixes teeth:a dentist, brings letters:a mail carrier, makes clothes:a tailor,
-    drives a bus:a bus driver, sails a ship:a sailor, helps sick animals:a vet, bakes cakes:a baker"""
+    """bakes bread:a baker, helps sick people:a doctor, grows food:a farmer, teaches children:a
+    teacher, flies a plane:a pilot, puts out fires:a firefighter, catches fish:a fisherman, cooks
+    meals:a cook, paints pictures:a painter, sings songs:a singer, builds houses:a builder, cuts
+    hair:a barber, writes books:a writer, fixes teeth:a dentist, brings letters:a mail carrier,
+    makes clothes:a tailor, drives a bus:a bus driver, sails a ship:a sailor, helps sick animals:a
+    vet, bakes cakes:a baker"""
 )
 SOURCES = _pairs(
     """milk:a cow, an egg:a hen, honey:bees, wool:a sheep, an apple:an apple tree, bread:flour,
     cheese:milk, a raisin:a grape, paper:wood, butter:milk, flour:wheat, rain:clouds, wood:trees"""
 )
 
-DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
-MONTHS = (
+DAYS = _words("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
+MONTHS = _words(
     "January February March April May June July August September October November December"
-).split()
+)
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
-NUMBER_WORDS = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen
-    fifteen sixteen seventeen eighteen nineteen twenty""".split()
+NUMBER_WORDS = _words(
+    """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen
+    fifteen sixteen seventeen eighteen nineteen twenty"""
+)
 
 # Words that can be spelled and whose letters can be counted.
-WORDS = tuple(
+WORDS = _words(
     """apple baby ball banana barn basket bear bed bee bell bird blanket boat book box bread bridge
     broom brother brown bus butter butterfly button cake candle car carrot castle cat chair cheese
-    cherry chicken child circle clock cloud coat color cow cup dance day deer dinner dog door dragon
-    drum duck eagle ear egg elephant evening eye farm feather fence fire fish flower fly foot forest
-    fox friend frog fruit garden giraffe goat gold goose grass green guitar hammer hand happy hat hello
-    hen hill home honey horse house island jacket juice jump key king kitchen kite kitten ladder lake
-    lamp leaf lemon letter library light lion little lunch map meadow milk mirror monkey moon morning
-    mother mountain mouse mushroom music nail needle nest night nose number onion orange owl paper
-    parrot pencil penguin piano picture pie pig pillow planet plum pocket pond potato pumpkin puppy
-    purple queen rabbit rain rainbow red ring river robin rock roof room rose ruby sand school scissors
-    sea seed sheep shell ship shoe silver sister sky snail snow sock song soup spider spoon spring
-    square squirrel star stone story strawberry street summer sun swan table tail tea teacher tiger
-    tomato tooth tower town train tree triangle truck turtle umbrella village violin water wheel whistle
-    white wind window winter wood wool word yellow zebra""".split()
+    cherry chicken child circle clock cloud coat color cow cup dance day deer dinner dog door
+    dragon drum duck eagle ear egg elephant evening eye farm feather fence fire fish flower fly
+    foot forest fox friend frog fruit garden giraffe goat gold goose grass green guitar hammer hand
+    happy hat hello hen hill home honey horse house island jacket juice jump key king kitchen kite
+    kitten ladder lake lamp leaf lemon letter library light lion little lunch map meadow milk
+    mirror monkey moon morning mother mountain mouse mushroom music nail needle nest night nose
+    number onion orange owl paper parrot pencil penguin piano picture pie pig pillow planet plum
+    pocket pond potato pumpkin puppy purple queen rabbit rain rainbow red ring river robin rock
+    roof room rose ruby sand school scissors sea seed sheep shell ship shoe silver sister sky snail
+    snow sock song soup spider spoon spring square squirrel star stone story strawberry street
+    summer sun swan table tail tea teacher tiger tomato tooth tower town train tree triangle truck
+    turtle umbrella village violin water wheel whistle white wind window winter wood wool word
+    yellow zebra"""
 )
