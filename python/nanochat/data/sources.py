@@ -1,0 +1,215 @@
+"""Where documents come from: sources that are read by block, in an order fixed by a seed.
+
+A block is a few megabytes of text that is packed by itself, so (epoch, block, row) is all a loader
+has to remember. ``GeneratedSource`` makes documents by index. ``FileSource`` reads a ``Corpus``:
+each epoch it lays the segments of all files on one line, those of a file evenly spread and
+shuffled, and cuts the line into blocks; every block is therefore a mixture of the files in
+proportion to their size.
+
+    books  |-b3----b0----b2----b1-|              order of segments drawn from (seed, epoch, file)
+    wiki   |--w1--w4--w0--w5--w2--|     ->   b3 w1 w4 | b0 w0 w5 | b2 w2 w3 | b1 ...
+    notes  |---------n0-----------|
+
+About one document in 200 is held out, by a keyed hash of its text: it stays on its side when files
+are renamed, reordered or added to (a small corpus holds out a larger share, which shrinks as it
+grows).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from nanochat.common.errors import UserError
+from nanochat.data.files import Reader, TextFile, find_files, open_file
+from nanochat.data.shuffle import uniform
+
+Item = Any  # a document (str) or a conversation (dict with "messages")
+Kind = Literal["text", "chat"]
+Split = Literal["train", "val"]
+
+BLOCK_BYTES = 2 << 20
+HELD_OUT = 200  # one document in this many is for validation
+MIN_HELD_OUT = 20  # but this many of a small corpus, up to a tenth of it
+_LANES = 8  # places of one compressed file that are read side by side
+_WAVE = 64  # compressed files that are read side by side
+
+
+class Source(Protocol):
+    """Documents by block; the same arguments always give the same items."""
+
+    @property
+    def name(self) -> str:
+        """What to call it in a message."""
+
+    def block(self, epoch: int, index: int) -> list[Item] | None:
+        """Items of a block, perhaps none; None behind the last block of the epoch."""
+
+
+def items(source: Source, epoch: int = 0) -> Iterator[Item]:
+    """All items of one epoch, or without end."""
+    index = 0
+    while (block := source.block(epoch, index)) is not None:
+        yield from block
+        index += 1
+
+
+@dataclass(frozen=True)
+class GeneratedSource:
+    """Items made by index, without end, all in epoch 0."""
+
+    make: Callable[[int], Item]
+    name: str = "the generator"
+    items_per_block: int = 1024
+
+    def block(self, epoch: int, index: int) -> list[Item] | None:
+        if epoch > 0:
+            return None
+        first = index * self.items_per_block
+        return [self.make(i) for i in range(first, first + self.items_per_block)]
+
+
+class Corpus:
+    """The indexed files of a folder, glob or file; immutable once opened.
+
+    Opening reads .txt and .jsonl once (roughly 0.5 GB/s), so that a damaged file is told before
+    training and not hours into it; of parquet it reads the footers.
+
+    Args:
+        path: Folder (read recursively), glob pattern or file.
+        kind: ``text`` or ``chat``.
+        check: Called with each item that is read; its ValueError becomes a UserError with file
+            and line.
+    Raises: UserError if nothing is found or a file is malformed.
+    """
+
+    def __init__(
+        self, path: Path | str, *, kind: Kind = "text", check: Callable[[Item], None] | None = None
+    ) -> None:
+        self.name = str(path)
+        self.kind = kind
+        self._check = check
+        self.files = [open_file(file, kind) for file in find_files(path, kind)]
+        self.num_bytes = sum(int(file.sizes.sum()) for file in self.files)  # decompressed
+        self._limit = self._held_out_limit()
+
+    def source(self, split: Split, *, seed: int = 0, block_bytes: int = BLOCK_BYTES) -> FileSource:
+        return FileSource(self, split, seed, block_bytes)
+
+    def read(self, file: TextFile, segment: int, reader: Reader) -> Iterator[tuple[int, Item]]:
+        """(hash, item) of each document of a segment that is not blank."""
+        for where, value in file.read(segment, reader):
+            item = self._item(where, value)
+            if item is not None:
+                yield _hash(where, item), item
+
+    def is_held_out(self, digest: int) -> bool:
+        return digest < self._limit
+
+    def _item(self, where: str, value: Any) -> Item:
+        """The item of a field's value; None for a blank document."""
+        if self.kind == "chat":
+            item: Item = {"messages": value}
+        elif value is None or isinstance(value, str):
+            item = value if value and not value.isspace() else None
+        else:
+            raise UserError(f"data: {where}: 'text' must be a string, got {type(value).__name__}")
+        if self._check is not None and item is not None:
+            try:
+                self._check(item)
+            except ValueError as error:
+                raise UserError(f"data: {where}: {error}") from error
+        return item
+
+    def _held_out_limit(self) -> int:
+        """Hashes below it are held out; found from all hashes where one in 200 would be too few."""
+        limit = 2**64 // HELD_OUT
+        if sum(file.num_documents for file in self.files) >= HELD_OUT * MIN_HELD_OUT:
+            return limit
+        reader = Reader()
+        digests = sorted(
+            {
+                digest
+                for file in self.files
+                for segment in range(len(file.sizes))
+                for digest, _ in self.read(file, segment, reader)
+            }
+        )
+        reader.close()
+        if not digests:
+            raise UserError(f"data: no document in {self.name}; every file is empty or blank")
+        if len(digests) == 1:
+            return 0
+        return digests[max(1, min(MIN_HELD_OUT, len(digests) // 10))]
+
+
+class FileSource:
+    """One side of a corpus; keeps files open, so it serves one thread."""
+
+    def __init__(self, corpus: Corpus, split: Split, seed: int, block_bytes: int) -> None:
+        self.name = f"{corpus.name} ({split} split)"
+        self._corpus = corpus
+        self._is_val = split == "val"
+        self._seed = seed
+        self._block_bytes = block_bytes
+        self._reader = Reader()
+        self._epoch = -1  # of the order below
+        self._order: list[np.ndarray] = []
+
+    def block(self, epoch: int, index: int) -> list[Item] | None:
+        if epoch != self._epoch:
+            self._order = _blocks(self._corpus.files, self._seed, epoch, self._block_bytes)
+            self._epoch = epoch
+        if index >= len(self._order):
+            return None
+        return [
+            item
+            for file, segment in self._order[index].tolist()
+            for digest, item in self._corpus.read(self._corpus.files[file], segment, self._reader)
+            if self._corpus.is_held_out(digest) == self._is_val
+        ]
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+def _blocks(files: list[TextFile], seed: int, epoch: int, block_bytes: int) -> list[np.ndarray]:
+    """The blocks of an epoch, each (n, 2) int64: file and segment."""
+    num_streams = sum(file.is_stream for file in files)
+    lanes = max(1, min(_LANES, _WAVE // max(1, num_streams)))
+    num_waves = max(1, -(-num_streams // _WAVE))
+    streams_seen = 0
+    places, pairs, sizes = [], [], []
+    for number, file in enumerate(files):
+        order = file.order(seed, epoch, number, 0, lanes=lanes)
+        n = len(order)
+        place = (np.arange(n) + uniform(seed, epoch, number, 1)) / max(1, n)  # in [0, 1)
+        if file.is_stream:
+            # At most _WAVE compressed files share a stretch of the epoch, or cursors would thrash.
+            place = (place + (streams_seen + epoch) % num_waves) / num_waves
+            streams_seen += 1
+        places.append(place)
+        pairs.append(np.stack([np.full(n, number), order], axis=1))
+        sizes.append(file.sizes[order])
+    line = np.argsort(np.concatenate(places), kind="stable")
+    ends = np.cumsum(np.concatenate(sizes)[line])
+    block = (ends - ends[0]) // block_bytes
+    return np.split(np.concatenate(pairs)[line], np.flatnonzero(np.diff(block)) + 1)
+
+
+def _hash(where: str, item: Item) -> int:
+    """64 bits of the text, or of the conversation in canonical JSON."""
+    text = item if isinstance(item, str) else json.dumps(item, sort_keys=True, ensure_ascii=False)
+    try:
+        data = text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"data: {where}: \\ud800 to \\udfff alone is no character; remove it"
+        ) from error
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8, key=b"nanochat held-out").digest())
