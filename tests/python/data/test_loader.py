@@ -14,6 +14,7 @@ import torch
 
 from nanochat.common.errors import UserError
 from nanochat.data import GeneratedSource, Loader, LoaderState, Step, validation_rows
+from nanochat.data.loader import _STEPS_AHEAD
 from nanochat.data.rendering import Rendered, render_chat, render_text
 
 BOS = 0
@@ -165,14 +166,14 @@ def test_thread_ends_on_close_and_when_dropped() -> None:
 def test_close_while_the_thread_waits_for_room() -> None:
     drawn = threading.Semaphore(0)
 
-    class Counted(Numbers):
+    class OneRow(Numbers):
         def block(self, epoch: int, index: int) -> list[Any] | None:
             drawn.release()
-            return super().block(epoch, index)
+            return [[1, 2, 3]]
 
-    steps = loader(source=Counted(blocks=1000), rows_per_step=2)
-    for _ in range(3):
-        drawn.acquire()
+    steps = loader(source=OneRow(), rows_per_step=1, device_rows=1)
+    for _ in range(_STEPS_AHEAD + 1):  # the last one finds the queue full
+        assert drawn.acquire(timeout=30)
     steps.close()
     assert not any(thread.name == "loader" for thread in threading.enumerate())
 
