@@ -28,21 +28,28 @@ NANOCHAT_HD void write_pair(T* row, int64_t half, int64_t d, Pair<F> x) {
   write<F>(row + half + d, x.second);
 }
 
-// y = qk_scale * rms_norm(rope(x)); returns the inverse root mean square.
+template <typename F, typename T>
+NANOCHAT_HD Pair<F> rotated_pair(const T* x, const float* cos, const float* sin, int64_t half,
+                                 int64_t d) {
+  return rotate(read_pair<F>(x, half, d), read<F>(cos + d), read<F>(sin + d));
+}
+
+// y = qk_scale * rms_norm(rope(x)); returns the inverse root mean square. Rotates twice: the row is
+// in L1, and tables in low precision are no exact rotations, so the norm must see what they make.
 template <typename T>
 NANOCHAT_HD Acc<T> rope_norm_row(const T* x, const float* cos, const float* sin, T* y, int64_t D,
                                  Acc<T> qk_scale, Acc<T> eps) {
   const int64_t half = D / 2;
   RowSum<Acc<T>> squares;
   for_each_step<T>(half, [&](auto tag, int64_t d) NANOCHAT_INLINE_LAMBDA {
-    const auto pair = read_pair<typename decltype(tag)::type>(x, half, d);
-    squares.add(dot(pair, pair));
+    const auto u = rotated_pair<typename decltype(tag)::type>(x, cos, sin, half, d);
+    squares.add(dot(u, u));
   });
   const Acc<T> r = inv_rms(squares.total(), D, eps);
   const Acc<T> scale = qk_scale * r;
   for_each_step<T>(half, [&](auto tag, int64_t d) NANOCHAT_INLINE_LAMBDA {
     using F = typename decltype(tag)::type;
-    const Pair<F> u = rotate(read_pair<F>(x, half, d), read<F>(cos + d), read<F>(sin + d));
+    const Pair<F> u = rotated_pair<F>(x, cos, sin, half, d);
     write_pair<F>(y, half, d, {u.first * scale, u.second * scale});
   });
   return r;

@@ -3,8 +3,11 @@
 //
 // With u = R(x), r = (mean(u^2) + eps)^(-1/2) and y = g r u, the gradient is
 //   dx = g r R^T(dy - y (y . dy) / (g^2 D)),
-// exact for any eps, since u r is y / g whatever went into r. So y and r are all that is saved.
+// exact for any eps and any tables, since u r = y / g whatever went into r; so y and r are all that
+// is saved.
 #pragma once
+
+#include <cmath>
 
 #include "common/dtype.h"
 
@@ -30,7 +33,6 @@ NANOCHAT_HD F dot(Pair<F> x, Pair<F> y) {
   return x.first * y.first + x.second * y.second;
 }
 
-// A rotation keeps the length of every pair, so the sum of squares may come before or after it.
 template <typename F>
 NANOCHAT_HD F inv_rms(F sum_of_squares, int64_t D, F eps) {
 #ifdef __CUDA_ARCH__

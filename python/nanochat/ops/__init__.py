@@ -2,6 +2,15 @@
 
 from nanochat.ops import reference
 from nanochat.ops.attention import attention, prepass
+from nanochat.ops.backends import Backend, backends, force
 from nanochat.ops.cross_entropy import cross_entropy
 
-__all__ = ["attention", "cross_entropy", "prepass", "reference"]
+__all__ = [
+    "Backend",
+    "attention",
+    "backends",
+    "cross_entropy",
+    "force",
+    "prepass",
+    "reference",
+]

@@ -1,12 +1,190 @@
-"""Causal attention, from the QKV projection to the output projection."""
+"""Causal attention, from the QKV projection to the output projection.
+
+Two parts for now: the pre-pass, native (csrc/attention), and PyTorch's SDPA. The second is the
+portable path until the fused kernels land; a window costs a mask there, not less work.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
-from nanochat.ops import reference
+from nanochat import _core
+from nanochat.ops import native, reference
+from nanochat.ops.backends import choose
 
 QK_NORM_EPS = 2.0**-23  # default eps of F.rms_norm in fp32
+
+# Functional ops, as torch.compile wants them. The optional tensors come together; v_hat, dve and
+# dgate are empty without them. The low-level registration costs a third of @custom_op's overhead.
+_LIBRARY = torch.library.Library("nanochat", "FRAGMENT")
+_LIBRARY.define(
+    "prepass(Tensor q, Tensor k, Tensor cos, Tensor sin, Tensor? v, Tensor? ve, Tensor? gate, *, "
+    "float qk_scale, float eps) "
+    "-> (Tensor q_hat, Tensor k_hat, Tensor v_hat, Tensor q_inv_rms, Tensor k_inv_rms)"
+)
+_LIBRARY.define(
+    "prepass_backward(Tensor dq_hat, Tensor dk_hat, Tensor q_hat, Tensor k_hat, Tensor q_inv_rms, "
+    "Tensor k_inv_rms, Tensor cos, Tensor sin, Tensor? dv_hat, Tensor? ve, Tensor? gate, *, "
+    "float qk_scale) -> (Tensor dq, Tensor dk, Tensor dve, Tensor dgate)"
+)
+
+Five = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+Four = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def _allocate_forward(q: Tensor, k: Tensor, ve: Tensor | None) -> Five:
+    statistics = torch.float64 if q.dtype == torch.float64 else torch.float32
+    return (
+        q.new_empty(q.shape),
+        k.new_empty(k.shape),
+        k.new_empty(k.shape if ve is not None else (0,)),
+        q.new_empty(q.shape[:3], dtype=statistics),
+        k.new_empty(k.shape[:3], dtype=statistics),
+    )
+
+
+def _allocate_backward(q_hat: Tensor, k_hat: Tensor, ve: Tensor | None) -> Four:
+    return (
+        q_hat.new_empty(q_hat.shape),
+        k_hat.new_empty(k_hat.shape),
+        k_hat.new_empty(k_hat.shape if ve is not None else (0,)),
+        k_hat.new_empty(k_hat.shape[:3] if ve is not None else (0,)),
+    )
+
+
+def _table(table: Tensor, batch: int) -> Tensor:
+    """A rotary table as (B, T, D / 2); one that all rows share gets batch stride 0."""
+    return table.expand(batch, *table.shape) if table.dim() == 2 else table
+
+
+def _prepass(
+    q: Tensor,
+    k: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    v: Tensor | None,
+    ve: Tensor | None,
+    gate: Tensor | None,
+    *,
+    qk_scale: float,
+    eps: float,
+) -> Five:
+    native.check_same_device("prepass", q, k, cos, sin, v, ve, gate)
+    out = _allocate_forward(q, k, ve)
+    q_hat, k_hat, v_hat, q_inv_rms, k_inv_rms = map(native.view, out)
+    view, batch = native.view, q.shape[0]
+    _core.prepass_forward(
+        native.placement(q),
+        view(q), view(k), view(_table(cos, batch)), view(_table(sin, batch)),
+        view(v), view(ve), view(gate),
+        q_hat, k_hat, None if ve is None else v_hat, q_inv_rms, k_inv_rms,
+        qk_scale=qk_scale, eps=eps,
+    )  # fmt: skip
+    return out
+
+
+def _prepass_backward(
+    dq_hat: Tensor,
+    dk_hat: Tensor,
+    q_hat: Tensor,
+    k_hat: Tensor,
+    q_inv_rms: Tensor,
+    k_inv_rms: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    dv_hat: Tensor | None,
+    ve: Tensor | None,
+    gate: Tensor | None,
+    *,
+    qk_scale: float,
+) -> Four:
+    out = _allocate_backward(q_hat, k_hat, ve)
+    dq, dk, dve, dgate = map(native.view, out)
+    view, batch = native.view, q_hat.shape[0]
+    # Bound to names: a view does not keep a copy alive.
+    dq_hat, dk_hat = _rows(dq_hat), _rows(dk_hat)
+    dv_hat = None if dv_hat is None else _rows(dv_hat)
+    _core.prepass_backward(
+        native.placement(q_hat),
+        view(dq_hat), view(dk_hat),
+        view(q_hat), view(k_hat), view(q_inv_rms), view(k_inv_rms),
+        view(_table(cos, batch)), view(_table(sin, batch)),
+        view(dv_hat), view(ve), view(gate),
+        dq, dk, None if ve is None else dve, None if ve is None else dgate,
+        qk_scale=qk_scale,
+    )  # fmt: skip
+    return out
+
+
+def _rows(gradient: Tensor) -> Tensor:
+    """Autograd may hand over expanded gradients (of a sum, say), whose rows are not in memory."""
+    return gradient if gradient.stride(-1) == 1 else gradient.contiguous()
+
+
+def _prepass_fake(
+    q: Tensor,
+    k: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    v: Tensor | None,
+    ve: Tensor | None,
+    gate: Tensor | None,
+    *,
+    qk_scale: float,
+    eps: float,
+) -> Five:
+    return _allocate_forward(q, k, ve)
+
+
+def _prepass_backward_fake(
+    dq_hat: Tensor,
+    dk_hat: Tensor,
+    q_hat: Tensor,
+    k_hat: Tensor,
+    q_inv_rms: Tensor,
+    k_inv_rms: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    dv_hat: Tensor | None,
+    ve: Tensor | None,
+    gate: Tensor | None,
+    *,
+    qk_scale: float,
+) -> Four:
+    return _allocate_backward(q_hat, k_hat, ve)
+
+
+def _save(
+    ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: Five
+) -> None:
+    _, _, cos, sin, _, ve, gate = inputs
+    q_hat, k_hat, _, q_inv_rms, k_inv_rms = output
+    ctx.save_for_backward(q_hat, k_hat, q_inv_rms, k_inv_rms, cos, sin, ve, gate)
+    ctx.mark_non_differentiable(q_inv_rms, k_inv_rms)
+    ctx.qk_scale = keyword_only_inputs["qk_scale"]
+
+
+def _autograd(ctx: Any, dq_hat: Tensor, dk_hat: Tensor, dv_hat: Tensor, *_: Any) -> tuple[Any, ...]:
+    q_hat, k_hat, q_inv_rms, k_inv_rms, cos, sin, ve, gate = ctx.saved_tensors
+    dv = None if ve is None else dv_hat
+    dq, dk, dve, dgate = torch.ops.nanochat.prepass_backward(
+        dq_hat, dk_hat, q_hat, k_hat, q_inv_rms, k_inv_rms, cos, sin, dv, ve, gate,
+        qk_scale=ctx.qk_scale,
+    )  # fmt: skip
+    if ve is None:
+        return dq, dk, None, None, None, None, None
+    return dq, dk, None, None, dv, dve, dgate
+
+
+for _key in ("CPU", "CUDA"):
+    _LIBRARY.impl("prepass", _prepass, _key)
+    _LIBRARY.impl("prepass_backward", _prepass_backward, _key)
+torch.library.register_fake("nanochat::prepass", _prepass_fake, lib=_LIBRARY)
+torch.library.register_fake("nanochat::prepass_backward", _prepass_backward_fake, lib=_LIBRARY)
+torch.library.register_autograd("nanochat::prepass", _autograd, setup_context=_save, lib=_LIBRARY)
 
 
 def prepass(
@@ -21,8 +199,28 @@ def prepass(
     ve: Tensor | None = None,
     gate: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Rotary embedding and QK-norm of q and k, gated value embedding of v."""
-    return reference.prepass(q, k, v, cos, sin, qk_scale=qk_scale, eps=eps, ve=ve, gate=gate)
+    """Rotary embedding and QK-norm of q and k, gated value embedding of v.
+
+    q_hat = qk_scale * rms_norm(rope(q)), the same for k, and v_hat = v + 3 * sigmoid(gate) * ve.
+    Half-split rotation by -theta: y1 = x1 cos + x2 sin, y2 = -x1 sin + x2 cos.
+
+    Args:
+        q: (B, T, H, D), bf16 or fp32 (fp64 on the CPU), D even and contiguous; on CUDA 64 or 128.
+        k, v: (B, T, Hkv, D), same dtype; any may be views of one fused projection.
+        cos, sin: (T, D / 2) fp32, or (B, T, D / 2) for rows at different positions.
+        ve, gate: (B, T, Hkv, D) and logits (B, T, Hkv), both or neither; without them v_hat is v.
+    Returns: q_hat, k_hat, v_hat in the shapes and dtype of q, k, v.
+    Raises: ValueError if shapes disagree; NotImplementedError for another D on CUDA.
+    Numerics: rows in fp32; error against fp64 at most twice that of ``reference.prepass``.
+    """
+    if (ve is None) != (gate is None):
+        raise ValueError("prepass: ve and gate must be given together, got one of them")
+    if choose("prepass", q.device.type, q.dtype) == "reference":
+        return reference.prepass(q, k, v, cos, sin, qk_scale=qk_scale, eps=eps, ve=ve, gate=gate)
+    q_hat, k_hat, v_hat, _, _ = torch.ops.nanochat.prepass(
+        q, k, cos, sin, None if ve is None else v, ve, gate, qk_scale=qk_scale, eps=eps
+    )
+    return q_hat, k_hat, v if ve is None else v_hat
 
 
 def attention(
@@ -38,6 +236,14 @@ def attention(
     ve: Tensor | None = None,
     gate: Tensor | None = None,
 ) -> Tensor:
-    """Causal windowed attention over rotated and normalised q and k."""
+    """Causal attention over q, k and v as :func:`prepass` makes them; arguments as there.
+
+    Args:
+        window: Keys visible to the left of a query besides its own; None means all.
+    Returns: (B, T, H, D), dtype and device of ``q``; scores are scaled by 1 / sqrt(D).
+    Raises: ValueError if shapes disagree or the window is negative.
+    """
+    if window is not None and window < 0:
+        raise ValueError(f"attention: window must not be negative, got {window}")
     q_hat, k_hat, v_hat = prepass(q, k, v, cos, sin, qk_scale=qk_scale, eps=eps, ve=ve, gate=gate)
     return reference.causal_attention(q_hat, k_hat, v_hat, window=window)
