@@ -14,9 +14,9 @@ from typing import Any
 from nanochat.common.errors import UserError
 from nanochat.common.figures import count, dollars, duration
 from nanochat.common.paths import atomic_write
+from nanochat.common.record import Measure, StageRecord, read_metrics, read_stages
 from nanochat.report import tables
 from nanochat.report.plots import plot_training
-from nanochat.report.record import Measure, StageRecord, read_metrics, read_stages
 from nanochat.report.tables import Records, Table
 
 MAX_CONVERSATIONS = 3

@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from nanochat.common.record import read_stages
 from nanochat.report import tables
 from nanochat.report.card import headline
-from nanochat.report.record import read_stages
 
 
 def print_summary(run_dir: Path, console: Console | None = None) -> None:

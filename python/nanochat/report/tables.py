@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from nanochat.common.figures import count, dollars, duration, percent
 from nanochat.common.hardware import Hardware
-from nanochat.report.record import Measure, StageRecord
+from nanochat.common.record import Measure, StageRecord
 
 # The journey in order: what each stage is called in the report and what a missing one lacks.
 JOURNEY = {
@@ -19,6 +19,7 @@ JOURNEY = {
 }
 MODELS = ("base", "sft", "rl")
 MISSING = "-"
+_ABOUT_TRAINING = ("num_", "total_", "peak_", "tokens_", "packing_", "mfu")  # last among measures
 
 Records = Mapping[str, StageRecord]
 
@@ -58,13 +59,25 @@ def stages(records: Records) -> Table:
     for stage in [*JOURNEY, *(name for name in records if name not in JOURNEY)]:
         record = records.get(stage)
         if record is None:
-            rows.append((stage, JOURNEY[stage], "no record", MISSING))
+            rows.append((stage, JOURNEY[stage], "no record", MISSING, ""))
         else:
             cost = record.seconds / 3600 * record.dollars_per_hour
-            rows.append((stage, JOURNEY.get(stage, ""), duration(record.seconds), dollars(cost)))
+            time = duration(record.seconds)
+            rows.append((stage, JOURNEY.get(stage, ""), time, dollars(cost), _remarks(record)))
     total = sum(record.seconds for record in records.values())
-    rows.append(("total", "", duration(total), dollars(total_dollars(records))))
-    return Table(("stage", "what", "time", "cost"), tuple(rows))
+    rows.append(("total", "", duration(total), dollars(total_dollars(records)), ""))
+    return Table(("stage", "what", "time", "cost", "figures"), tuple(rows))
+
+
+def _remarks(record: StageRecord) -> str:
+    """Metrics that describe no model, and so have no column among the measures."""
+    if record.model:
+        return ""
+    return ", ".join(
+        f"{name.replace('_', ' ')} {format_measure(name, measure)}"
+        for name, measure in record.metrics.items()
+        if isinstance(measure, Measure)
+    )
 
 
 def total_dollars(records: Records) -> float:
@@ -93,7 +106,7 @@ def _row_order(name: str) -> int:
     """Text first, then tasks in the order in which they were measured, then the rest."""
     if name.endswith("_bpb"):
         return 0
-    return 2 if name.startswith(("num_", "total_", "peak_", "tokens_")) or name == "mfu" else 1
+    return 2 if name.startswith(_ABOUT_TRAINING) else 1
 
 
 def format_measure(name: str, measure: Measure) -> str:
@@ -104,7 +117,7 @@ def format_measure(name: str, measure: Measure) -> str:
         return f"{value:.4f}{above}"
     if measure.low is not None and measure.high is not None:
         return f"{percent(value)} ({100 * measure.low:.1f} to {100 * measure.high:.1f})"
-    if measure.chance is not None or name == "mfu" or name.endswith("accuracy"):
+    if measure.chance is not None or name.endswith(("accuracy", "mfu", "waste")):
         return percent(value)
     if name.endswith("_gib"):
         return f"{value:.1f} GiB"

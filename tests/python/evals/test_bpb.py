@@ -1,15 +1,12 @@
-"""Bits per byte: the definition, what is left out of it, and sameness over ranks."""
+"""Bits per byte: the definition, and what is left out of it."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 
 from nanochat.evals.bpb import bits_per_byte
@@ -58,18 +55,3 @@ def test_a_broken_model_is_not_hidden() -> None:
 def test_no_bytes_is_an_error(batches: list[tuple[Tensor, Tensor]]) -> None:
     with pytest.raises(ValueError, match="bpb: at least one target must have bytes"):
         bits_per_byte(Priced(1.0, 1.0, 1.0, 1.0), batches, TOKEN_BYTES)
-
-
-def test_ranks_share_the_sums(tmp_path: Path) -> None:
-    mp.spawn(_on_rank, args=(str(tmp_path / "store"), str(tmp_path)), nprocs=2)
-    got = [float((tmp_path / f"{rank}").read_text()) for rank in range(2)]
-    want = bits_per_byte(Priced(1.0, 3.0, 2.0, 0.0), [batch(0, 1, 2)], TOKEN_BYTES)
-    assert got == [want, want]
-
-
-def _on_rank(rank: int, store: str, out: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    shares = [[batch(0), batch(1, 2)], []]  # the second rank has nothing to bring
-    got = bits_per_byte(Priced(1.0, 3.0, 2.0, 0.0), shares[rank], TOKEN_BYTES)
-    (Path(out) / f"{rank}").write_text(repr(got))
-    dist.destroy_process_group()

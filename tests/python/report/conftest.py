@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from nanochat.common.hardware import Hardware
-from nanochat.report.record import Measure, MetricsLog, StageRecord, write_stage
+from nanochat.common.record import Measure, MetricsLog, StageRecord, write_stage
 
 LAPTOP = Hardware(
     cpu="Imaginary 9000",
@@ -57,7 +57,7 @@ def record(minute: int, **fields: Any) -> StageRecord:
 def run_dir(tmp_path: Path) -> Path:
     run = tmp_path / "run"
     accuracy = Measure(value=0.975, low=0.953, high=0.987, chance=0.25, num_examples=400)
-    write_stage(run, "tok_train", record(0, seconds=4.2))
+    write_stage(run, "tok_train", record(0, seconds=4.2, metrics={"vocab_size": 4096}))
     write_stage(
         run,
         "base_train",

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from nanochat.common.errors import UserError
+from nanochat.common.record import read_stages, write_stage
 from nanochat.report.card import write_card
-from nanochat.report.record import read_stages, write_stage
 
 
 def test_says_every_number(run_dir: Path) -> None:
@@ -21,6 +21,7 @@ def test_says_every_number(run_dir: Path) -> None:
     assert "| story bpb | 1.1000 (+10.0% over its floor) | - | floor 1.0000 |" in card
     assert "| capitals | - | 97.5 % (95.3 to 98.7) | chance 25.0 %, 400 examples |" in card
     assert "| centred accuracy | - | 96.7 % |" in card
+    assert "| tok\\_train | tokenizer | 4.2 s | $0 | vocab size 4.10K |" in card
     assert "| base\\_train | pretraining | 5 min 01 s | $0 |" in card
     assert "Imaginary 9000, 2 cores" in card
     assert "`python scripts/stage.py --depth 4`" in card

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from nanochat.common import record
 from nanochat.common.errors import UserError
-from nanochat.report import record
-from nanochat.report.record import Measure, MetricsLog, StageRecord, read_metrics, read_stages
+from nanochat.common.record import Measure, MetricsLog, StageRecord, read_metrics, read_stages
 
 
 def stage(**fields: object) -> StageRecord:
