@@ -58,7 +58,8 @@ class Sampling:
 
 
 def fresh_seed() -> int:
-    return secrets.randbelow(MAX_SEED + 1)
+    """Unpredictable, and short enough to be read out: below 2**32."""
+    return secrets.randbits(32)
 
 
 def sample(logits: npt.NDArray[np.float32], sampling: Sampling, *, seed: int, position: int) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from nanochat.chat.find import newest_chat_model
 from nanochat.common.errors import UserError
-from nanochat.common.paths import home
 from nanochat.engine import Engine
 from nanochat.serve.server import serve
 
@@ -16,7 +16,7 @@ class ChatWebConfig:
     """Serve a model over websockets, with a page to chat on."""
 
     checkpoint: Path | None = None
-    """Folder of a checkpoint, or of several: the newest. Default: the chat model of the journey."""
+    """Folder of a checkpoint, or of several: the newest. Default: the newest chat model."""
     host: str = "127.0.0.1"
     """Address to listen on; anything but this machine's own needs a token."""
     port: int = 8000
@@ -35,7 +35,7 @@ class ChatWebConfig:
 
 def run_chat_web(config: ChatWebConfig) -> None:
     """Serve until interrupted. Raises: UserError, one line, for a checkpoint or address."""
-    checkpoint = config.checkpoint or home() / "chat"
+    checkpoint = config.checkpoint or newest_chat_model()
     try:
         engine = Engine.load(
             checkpoint, device=config.device, dtype=config.dtype, slots=config.slots
@@ -47,7 +47,15 @@ def run_chat_web(config: ChatWebConfig) -> None:
             engine,
             host=config.host,
             port=config.port,
-            name=checkpoint.resolve().name,
+            name=_name(checkpoint),
             token=config.token,
             stop_with_stdin=config.stop_with_stdin,
         )
+
+
+def _name(checkpoint: Path) -> str:
+    """``<run>/<stage>`` of ``.../<run>/<stage>/step_000400`` or of the folder above."""
+    folder = checkpoint.resolve()
+    if folder.name.startswith("step_"):
+        folder = folder.parent
+    return f"{folder.parent.name}/{folder.name}"
