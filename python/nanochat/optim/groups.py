@@ -55,8 +55,8 @@ def build_groups(
     Args:
         batch_lr_scale: ``Plan.lr_scale``.
         weight_decay: Of Muon's matrices at the start of the run: ``Plan.weight_decay``.
-    Returns: Dicts with ``label``, ``initial_lr`` and, for Muon, ``initial_weight_decay`` beside what
-        the optimizer needs; a :class:`Schedule` works from the initial values.
+    Returns: Dicts with ``label``, ``initial_lr`` and, for Muon, ``initial_weight_decay`` beside
+        what the optimizer needs; a :class:`Schedule` works from the initial values.
     Raises: ValueError for a parameter that no rule covers.
     """
     s = math.sqrt(768 / n_embd) * batch_lr_scale
