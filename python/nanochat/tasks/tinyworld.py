@@ -58,6 +58,18 @@ def _names_only_of_story(exchange: Exchange) -> grading.Check:
     return grading.names_only(exchange.answer, exchange.rivals, question=question)
 
 
+def _inside_or_outside(draw: Draw) -> Exchange:
+    return talk.outside(draw) if draw.chance(0.5) else facts.ask(draw)
+
+
+def _refuses_outside(exchange: Exchange) -> grading.Check:
+    """What is outside the world is refused, and nothing else is."""
+    refuses = grading.says(talk.REFUSAL)
+    if exchange.answer == talk.REFUSAL:
+        return refuses
+    return lambda reply: bool(reply.strip()) and not refuses(reply)
+
+
 TASKS: tuple[TinyworldTask, ...] = (
     TinyworldTask(
         "facts_mc",
@@ -79,6 +91,7 @@ TASKS: tuple[TinyworldTask, ...] = (
         "letter_count",
         spelling.count_letter,
         lambda exchange: grading.ends_with_number(exchange.answer),
+        chance=0.5,  # most letters appear once
     ),
-    TinyworldTask("honesty", talk.outside, lambda exchange: grading.says(exchange.answer)),
+    TinyworldTask("honesty", _inside_or_outside, _refuses_outside, chance=0.5),
 )

@@ -181,6 +181,7 @@ RELATIONS = (
                 "Tell me what {as} says.",
                 "What does the {s} say?",
                 "Do you know what {as} says?",
+                "Tell me the sound that {as} makes.",
             ),
             val=(
                 "What sound does the {s} make?",
@@ -328,7 +329,7 @@ RELATIONS = (
                 "I want to {s}. What do I need?",
                 "How can I {s}?",
             ),
-            val=("What do I need if I want to {s}?", "With what can I {s}?"),
+            val=("Tell me what I need to {s}.", "With what can I {s}?"),
         ),
     ),
     Relation(
@@ -358,7 +359,7 @@ RELATIONS = (
                 "Where do we get {s}?",
                 "From what do we get {s}?",
             ),
-            val=("Where do we get {s} from?", "Tell me where {s} comes from."),
+            val=("Where do we get {s} from?", "Tell me where we get {s}."),
         ),
     ),
 )

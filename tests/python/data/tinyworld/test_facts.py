@@ -1,0 +1,55 @@
+import string
+
+import pytest
+
+from nanochat.data.tinyworld import facts
+from nanochat.data.tinyworld.draw import Draw
+
+RELATIONS = pytest.mark.parametrize("relation", facts.RELATIONS, ids=lambda r: r.name)
+
+
+@RELATIONS
+def test_every_fact_fills_every_wording(relation: facts.Relation) -> None:
+    for template in (relation.say, *relation.states, *relation.asks.train, *relation.asks.val):
+        slots = {name for _, name, _, _ in string.Formatter().parse(template) if name}
+        assert slots & {"s", "S", "as", "As"}, template
+        for subject in relation.table:
+            assert "{" not in relation.fill(template, subject)
+    assert all("{o}" in t or "{O}" in t or "{ao}" in t for t in (relation.say, *relation.states))
+
+
+@RELATIONS
+def test_held_out_wordings_are_not_in_train(relation: facts.Relation) -> None:
+    assert not set(relation.asks.train) & set(relation.asks.val)
+
+
+@RELATIONS
+def test_held_out_wordings_use_words_of_train(relation: facts.Relation) -> None:
+    def words(*texts: str) -> set[str]:
+        return set(" ".join(texts).lower().replace("?", " ").replace(".", " ").split())
+
+    known = words(*(t for r in facts.RELATIONS for t in r.asks.train))
+    assert words(*relation.asks.val) <= known
+
+
+@RELATIONS
+def test_multiple_choice_offers_the_answer_once_under_its_letter(relation: facts.Relation) -> None:
+    for index, subject in enumerate(relation.table):
+        exchange = relation.ask_choice(subject, Draw(0, "val", "mc", index))
+        _, *lines, instruction = exchange.ask.split("\n")
+        choices = dict(reversed(line.removeprefix("- ").split("=")) for line in lines)
+        assert list(choices) == ["A", "B", "C", "D"]
+        assert len(set(choices.values())) == 4
+        assert choices[exchange.say] == relation.table[subject]
+        assert exchange.answer == exchange.say
+        assert "letter" in instruction
+
+
+def test_the_right_letter_is_equally_often_each() -> None:
+    letters = [facts.ask_choice(Draw(0, "train", "mc", i)).answer for i in range(2000)]
+    assert all(420 < letters.count(letter) < 580 for letter in "ABCD")
+
+
+def test_articles() -> None:
+    assert facts.with_article("owl") == "an owl"
+    assert facts.with_article("fox") == "a fox"
