@@ -1,5 +1,6 @@
 #include "bpe/piece_counter.h"
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cstring>
@@ -24,6 +25,10 @@ uint64_t mix(uint64_t a, uint64_t b) {
   return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
 }
 
+uint64_t low_bytes(size_t n) {
+  return n >= 8 ? ~uint64_t{0} : (uint64_t{1} << (8 * n)) - 1;
+}
+
 uint64_t hash_bytes(std::string_view piece) {
   uint64_t hash = piece.size();
   size_t i = 0;
@@ -39,29 +44,30 @@ uint64_t hash_bytes(std::string_view piece) {
 
 }  // namespace
 
-PieceCounter::PieceCounter() : slots_(kInitialSlots) {}
-
-PieceCounter::Slot PieceCounter::make_slot(std::string_view piece, const char* readable_end) {
-  Slot slot{.word = {0, 0}, .hash = 0, .count = 1};
+// Written word by word: a slot returned by value is stored in halves, loaded whole and stalls.
+inline void PieceCounter::make_key(std::string_view piece, const char* readable_end, Slot& key) {
   const size_t size = piece.size();
+  key.count = 1;
   if (size > kInlineBytes) {
-    slot.hash = hash_bytes(piece);
-    slot.word[1] = kTagMask | size;
-    return slot;
+    key.word[0] = 0;
+    key.word[1] = kTagMask | size;
+    key.hash = hash_bytes(piece);
+    return;
   }
-  if (readable_end - piece.data() >=
-      16) {  // two loads and a mask instead of a copy of `size` bytes
-    std::memcpy(slot.word, piece.data(), 16);
-    const auto keep = [](size_t bytes) { return bytes >= 8 ? ~0ULL : (1ULL << (8 * bytes)) - 1; };
-    slot.word[0] &= keep(size);
-    slot.word[1] &= size > 8 ? keep(size - 8) : 0;
+  uint64_t words[2] = {0, 0};
+  if (readable_end - piece.data() >= 16) {  // two loads and masks, not a copy of `size` bytes
+    std::memcpy(words, piece.data(), 16);
+    words[0] &= low_bytes(size);
+    words[1] &= low_bytes(size - std::min<size_t>(size, 8));
   } else {
-    std::memcpy(slot.word, piece.data(), size);
+    std::memcpy(words, piece.data(), size);
   }
-  slot.word[1] |= static_cast<uint64_t>(size) << kTagShift;
-  slot.hash = mix(slot.word[0], slot.word[1]);
-  return slot;
+  key.word[0] = words[0];
+  key.word[1] = words[1] | static_cast<uint64_t>(size) << kTagShift;
+  key.hash = mix(key.word[0], key.word[1]);
 }
+
+PieceCounter::PieceCounter() : slots_(kInitialSlots) {}
 
 std::string_view PieceCounter::piece_of(const Slot& slot) const {
   const uint64_t tag = slot.word[1] >> kTagShift;
@@ -116,12 +122,12 @@ void PieceCounter::add_document(std::string_view text) {
     const size_t mask = slots_.size() - 1;
     size_t piece_begin = begin;
     for (size_t i = 0; i < n; ++i) {
-      keys[i] = make_slot(text.substr(piece_begin, ends[i] - piece_begin), readable_end);
+      make_key({text.data() + piece_begin, ends[i] - piece_begin}, readable_end, keys[i]);
       __builtin_prefetch(&slots_[keys[i].hash & mask], 1);
       piece_begin = ends[i];
     }
     for (size_t i = 0; i < n; ++i) {
-      add(keys[i], text.substr(begin, ends[i] - begin));
+      add(keys[i], {text.data() + begin, ends[i] - begin});
       begin = ends[i];
     }
     if (n < kBatch) return;

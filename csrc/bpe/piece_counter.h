@@ -46,7 +46,7 @@ class PieceCounter {
   };
   static_assert(sizeof(Slot) == 32);
 
-  static Slot make_slot(std::string_view piece, const char* readable_end);
+  static void make_key(std::string_view piece, const char* readable_end, Slot& key);
   [[nodiscard]] std::string_view piece_of(const Slot& slot) const;
   [[nodiscard]] bool holds(const Slot& slot, const Slot& key, std::string_view piece) const;
   void add(const Slot& key, std::string_view piece);

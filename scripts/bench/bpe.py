@@ -1,0 +1,133 @@
+"""Time train_bpe against rustbpe on the same documents, after checking that the ranks are equal.
+
+Each round runs every contender once, one after the other, so that a busy machine slows all of them;
+the figures are medians over the rounds, a ratio the median of the rounds' ratios. The clock runs
+from Python strings in memory to the ranks. Without --data the text is generated: words drawn by
+Zipf's law, of one Latin and three other scripts. Needs rustbpe (the test extra).
+
+    python scripts/bench/bpe.py --data corpus.jsonl.zst --mb 100 --vocab-size 32759
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from nanochat.common.errors import UserError, run_main
+from nanochat.tokenizer import SPLIT_PATTERN, train_bpe
+from nanochat.tokenizer.bpe import available_cpus
+
+MAX_CHARS = 10_000  # of a document, as in tok_train
+SCRIPTS = (
+    "etaoinshrdlcumwfgypb",
+    "оеаинтсрвлкмдпуяы",
+    "αεηιοτσνρλκπμ",
+    "的一是不了人我在有他这中大来上",
+)
+
+
+def read(paths: list[Path]) -> Iterator[str]:
+    """Documents: the field "text" of the lines of .jsonl (.gz, .zst) files."""
+    from nanochat.data.streams import open_bytes
+
+    for path in paths:
+        with open_bytes(path) as file:
+            for line in file:
+                yield json.loads(line)["text"][:MAX_CHARS]
+
+
+def generate() -> Iterator[str]:
+    """Endless documents of about 1,200 characters."""
+    rng = np.random.default_rng(0)
+    words = []
+    for letters in rng.choice(SCRIPTS, p=[0.85, 0.07, 0.03, 0.05], size=200_000):
+        weights = 1 / np.arange(1, len(letters) + 1)
+        chosen = rng.choice(list(letters), size=rng.integers(2, 10), p=weights / weights.sum())
+        words.append("".join(chosen))
+    marks = [" ", " ", " ", " ", " ", ", ", ". ", "'s ", " 1945 ", "\n"]
+    while True:
+        picks = np.minimum(rng.zipf(1.2, size=200), len(words)) - 1
+        ends = rng.integers(len(marks), size=200)
+        yield "".join(words[i] + marks[j] for i, j in zip(picks, ends, strict=True))
+
+
+def take(documents: Iterator[str], num_bytes: int) -> list[str]:
+    texts: list[str] = []
+    for text in documents:
+        if num_bytes <= 0:
+            break
+        texts.append(text)
+        num_bytes -= len(text.encode())
+    return texts
+
+
+def train_rustbpe(texts: list[str], vocab_size: int) -> dict[bytes, int]:
+    import rustbpe
+
+    tokenizer = rustbpe.Tokenizer()
+    tokenizer.train_from_iterator(iter(texts), vocab_size, pattern=SPLIT_PATTERN)
+    return {bytes(token): rank for token, rank in tokenizer.get_mergeable_ranks()}
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, nargs="*", default=[], help=".jsonl files (.gz, .zst)")
+    parser.add_argument("--mb", type=float, default=20, help="megabytes of text to train on")
+    parser.add_argument("--vocab-size", type=int, default=32_759, help="bytes and merges")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each contender")
+    options = parser.parse_args(argv)
+
+    texts = take(read(options.data) if options.data else generate(), int(options.mb * 1e6))
+    num_bytes = sum(len(text.encode()) for text in texts)
+    if num_bytes == 0:
+        raise UserError("bench bpe: the data must hold at least one document")
+
+    contenders: dict[str, Callable[[], dict[bytes, int]]] = {
+        "rustbpe": lambda: train_rustbpe(texts, options.vocab_size),
+        "ours, 1 thread": lambda: train_bpe(texts, options.vocab_size, num_threads=1),
+    }
+    if (cpus := available_cpus()) > 1:
+        contenders[f"ours, {cpus} threads"] = lambda: train_bpe(
+            texts, options.vocab_size, num_threads=cpus
+        )
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    expected = train_rustbpe(texts, options.vocab_size)
+    for _ in range(options.rounds):
+        for name, train in contenders.items():
+            started = time.perf_counter()
+            ranks = train()
+            seconds[name].append(time.perf_counter() - started)
+            if ranks != expected:
+                raise UserError(f"bench bpe: the ranks of {name} differ from rustbpe's")
+
+    print(
+        f"{num_bytes / 1e6:.1f} MB, {len(texts)} documents, {len(expected)} ranks (all equal),"
+        f" {options.rounds} rounds, {platform.machine()}, {cpus} CPUs"
+    )
+    print(f"{'contender':<16} {'seconds':>8} {'MB/s':>7} {'x rustbpe':>10}")
+    rows = []
+    for name, times in seconds.items():
+        median = statistics.median(times)
+        ratios = [r / t for r, t in zip(seconds["rustbpe"], times, strict=True)]
+        row = {
+            "contender": name,
+            "seconds": round(median, 3),
+            "mb_per_s": round(num_bytes / 1e6 / median, 1),
+            "x_rustbpe": round(statistics.median(ratios), 2),
+        }
+        rows.append(row)
+        print(f"{name:<16} {row['seconds']:>8} {row['mb_per_s']:>7} {row['x_rustbpe']:>10}")
+    print(
+        json.dumps({"bench": "bpe", "bytes": num_bytes, "vocab": options.vocab_size, "rows": rows})
+    )
+
+
+if __name__ == "__main__":
+    run_main(main)
