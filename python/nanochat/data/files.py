@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -37,18 +37,15 @@ FIELDS = {"text": "text", "chat": "messages"}  # kind of corpus -> field or colu
 
 
 class TextFile(ABC):
-    """An indexed file: bytes of each segment, and an upper bound of the number of documents."""
+    """An indexed file."""
 
     def __init__(self, path: Path, field: str) -> None:
         self.path = path
         self.field = field
-        self.sizes = np.zeros(0, np.int64)
-        self.num_documents = 0
-
-    @property
-    def is_stream(self) -> bool:
-        """Whether a segment can only be reached through all those before it."""
-        return is_compressed(self.path)
+        self.sizes = np.zeros(0, np.int64)  # bytes of each segment
+        self.num_documents = 0  # an upper bound
+        self.held_bytes = 0  # kept in memory
+        self.is_stream = False  # a segment can only be reached through all those before it
 
     def order(self, *key: int, lanes: int) -> np.ndarray:
         """An order of the segments drawn from ``key`` that is cheap to read.
@@ -107,12 +104,14 @@ def find_files(path: Path | str, kind: str) -> list[Path]:
     return supported
 
 
-def open_file(path: Path, kind: str) -> TextFile:
+def open_file(path: Path, kind: str, memory_bytes: int) -> TextFile:
     """Index ``path``; ``kind`` is text or chat.
+
+    A compressed file is kept decompressed if it takes no more than ``memory_bytes``.
 
     Raises: UserError naming the file if it is truncated, not UTF-8, or lacks the column.
     """
-    return _FORMATS[kind][_format(path)](path, FIELDS[kind])
+    return _FORMATS[kind][_format(path)](path, FIELDS[kind], memory_bytes)
 
 
 def _format(path: Path) -> str:
@@ -126,14 +125,22 @@ def _format(path: Path) -> str:
 class _ByteFile(TextFile):
     """A file whose segments are byte ranges."""
 
-    def __init__(self, path: Path, field: str) -> None:
+    def __init__(self, path: Path, field: str, memory_bytes: int) -> None:
         super().__init__(path, field)
+        self.is_stream = is_compressed(path)
+        self._held: list[bytes] = []  # the segments of a compressed file that is small enough
         offsets, lines = [0], [1]
         with open_bytes(path) as stream:
             for data in self.scan(stream):
                 self._check_utf8(data, offsets[-1])
                 offsets.append(offsets[-1] + len(data))
                 lines.append(lines[-1] + data.count(b"\n"))
+                if self.is_stream and offsets[-1] <= memory_bytes:
+                    self._held.append(data)
+        if len(self._held) < len(offsets) - 1:
+            self._held = []
+        elif self.is_stream:
+            self.is_stream, self.held_bytes = False, offsets[-1]
         self.offsets = np.array(offsets, np.int64)
         self.lines = np.array(lines, np.int64)  # number of the first line of each segment
         self.sizes = np.diff(self.offsets)
@@ -144,9 +151,9 @@ class _ByteFile(TextFile):
 
     def read_text(self, segment: int, reader: Reader) -> str:
         start, stop = self.offsets[segment : segment + 2].tolist()
-        data = reader.ranges.read(self.path, start, stop)
+        data = self._held[segment] if self._held else reader.ranges.read(self.path, start, stop)
         self._check_utf8(data, start)
-        return data.decode().removeprefix("\ufeff")
+        return data.decode().removeprefix("\ufeff")  # the byte order mark of some editors
 
     def _check_utf8(self, data: bytes, start: int) -> None:
         try:
@@ -219,7 +226,7 @@ class JsonlFile(_ByteFile):
 class ParquetFile(TextFile):
     """.parquet: rows of the column named like the field."""
 
-    def __init__(self, path: Path, field: str) -> None:
+    def __init__(self, path: Path, field: str, memory_bytes: int) -> None:
         import pyarrow.parquet as pq
 
         super().__init__(path, field)
@@ -292,7 +299,7 @@ def _parquet_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-_FORMATS: dict[str, dict[str, type[TextFile]]] = {
+_FORMATS: dict[str, dict[str, Callable[[Path, str, int], TextFile]]] = {
     "text": {".txt": PlainFile, ".jsonl": JsonlFile, ".parquet": ParquetFile},
     "chat": {".jsonl": JsonlFile, ".parquet": ParquetFile},
 }

@@ -37,6 +37,7 @@ Split = Literal["train", "val"]
 BLOCK_BYTES = 2 << 20
 HELD_OUT = 200  # one document in this many is for validation
 MIN_HELD_OUT = 20  # but this many of a small corpus, up to a tenth of it
+_MEMORY_BYTES = 1 << 29  # of decompressed text that a corpus may hold; larger files are streamed
 _LANES = 8  # places of one compressed file that are read side by side
 _WAVE = 64  # compressed files that are read side by side
 
@@ -78,8 +79,10 @@ class GeneratedSource:
 class Corpus:
     """The indexed files of a folder, glob or file; immutable once opened.
 
-    Opening reads .txt and .jsonl once (roughly 0.5 GB/s), so that a damaged file is told before
-    training and not hours into it; of parquet it reads the footers.
+    Opening reads .txt and .jsonl once (a few hundred MB/s), so that a damaged file is told before
+    training and not hours into it; of parquet it reads the footers. Compressed files stay in memory
+    while they take at most 512 MiB in all; the others are streamed, which costs decompressing them
+    about five times per epoch, and at each start up to four times before the first block.
 
     Args:
         path: Folder (read recursively), glob pattern or file.
@@ -95,7 +98,11 @@ class Corpus:
         self.name = str(path)
         self.kind = kind
         self._check = check
-        self.files = [open_file(file, kind) for file in find_files(path, kind)]
+        self.files: list[TextFile] = []
+        memory_bytes = _MEMORY_BYTES
+        for file in find_files(path, kind):
+            self.files.append(open_file(file, kind, memory_bytes))
+            memory_bytes -= self.files[-1].held_bytes
         self.num_bytes = sum(int(file.sizes.sum()) for file in self.files)  # decompressed
         self._limit = self._held_out_limit()
 
