@@ -2,11 +2,12 @@
 
 from nanochat.ops import reference
 from nanochat.ops.attention import attention, prepass
-from nanochat.ops.backends import Backend, backends, force
+from nanochat.ops.backends import Backend, Path, backends, force
 from nanochat.ops.cross_entropy import cross_entropy
 
 __all__ = [
     "Backend",
+    "Path",
     "attention",
     "backends",
     "cross_entropy",

@@ -1,0 +1,1 @@
+"""What tests and benchmarks share: error against an oracle, and fair timing."""
