@@ -54,6 +54,7 @@ class StageRecord:
             empty if none.
         metrics: Name to number. Names used by the card: val_bpb, story_bpb, num_parameters,
             num_tokens, total_flops, mfu, peak_memory_gib; any other name gets a row of its own.
+        samples: Texts that a base model continued.
         conversations: Sampled conversations, in the form of ``nanochat.tokenizer.conversation``.
         dollars_per_hour: Price of the machine; 0 for one that is owned.
     """
@@ -64,6 +65,7 @@ class StageRecord:
     model: str = ""
     metrics: Mapping[str, float | Measure] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
+    samples: Sequence[str] = ()
     conversations: Sequence[Mapping[str, Any]] = ()
     dollars_per_hour: float = 0.0
     commit: str = ""

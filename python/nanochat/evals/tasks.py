@@ -218,18 +218,6 @@ def _generate(
     return replies
 
 
-def sample_conversations(
-    engine: Engine, questions: Sequence[str], sampling: Sampling
-) -> list[dict[str, Any]]:
-    """What the model answers to each of ``questions``, as conversations for the report card."""
-    asked = [{"role": "user", "content": question} for question in questions]
-    prompts = [engine.tokenizer.render_prompt({"messages": [message]}) for message in asked]
-    return [
-        {"messages": [message, {"role": "assistant", "content": content_parts(completion)}]}
-        for message, completion in zip(asked, engine.generate(prompts, sampling), strict=True)
-    ]
-
-
 _PART_OF_PIECE = {"text": "text", "tool_call": "python", "tool_output": "python_output"}
 
 

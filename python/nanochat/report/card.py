@@ -50,9 +50,10 @@ def render(records: Records, plots: Mapping[str, str]) -> str:
         ["## Measures", *_measures(records)],
         ["## Training", *_training(plots)],
         ["## Conversations", *_conversations(records)],
+        *([["## The base model continues", *_samples(records)]] if _samples(records) else []),
         ["## Time and cost", _markdown(tables.stages(records)), _cost_note(records)],
         ["## Machine", *_machine(records)],
-        ["## Talk to it", TALK],
+        ["## Talk to it", *_talk(records)],
         ["## The command for every number", *_commands(records)],
     ]
     return "\n\n".join(part for section in sections for part in section) + "\n"
@@ -105,6 +106,10 @@ def _conversations(records: Records) -> Iterable[str]:
             yield "\n\n---\n\n".join(render_conversation(c["messages"]) for c in chosen)
             return
     yield "None has been sampled yet."
+
+
+def _samples(records: Records) -> list[str]:
+    return [_quote(_escape(text)) for record in records.values() for text in record.samples]
 
 
 def render_conversation(messages: Sequence[Mapping[str, Any]]) -> str:
@@ -171,16 +176,25 @@ def _machine(records: Records) -> Iterable[str]:
         yield _markdown(tables.backends(served[-1]))
 
 
-TALK = """```
-python scripts/chat_web.py       # prints the address of a page; also speaks websocket
-python scripts/chat_cli.py       # in this terminal
-```"""
+def _talk(records: Records) -> Iterable[str]:
+    trained = {record.model for record in records.values()}
+    models = [model for model in tables.MODELS if model in trained]
+    if not models:
+        yield "There is no model yet."
+        return
+    yield "In the folder of this page:"
+    yield (
+        "```\n"
+        f"nanochat chat-web --checkpoint {models[-1]}    # prints the address of a page to chat on\n"
+        f"nanochat chat-cli --checkpoint {models[-1]}    # in this terminal\n"
+        "```"
+    )
 
 
 def _commands(records: Records) -> Iterable[str]:
     if records:
         yield _markdown(tables.commands(records), code={1})
-    yield "This page: `python scripts/report.py`, made from the files of the run folder alone."
+    yield "This page, in its folder, from the files there alone: `nanochat report --out .`"
 
 
 def _markdown(table: Table, *, code: set[int] | None = None) -> str:

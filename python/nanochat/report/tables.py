@@ -117,7 +117,7 @@ def format_measure(name: str, measure: Measure) -> str:
         return f"{value:.4f}{above}"
     if measure.low is not None and measure.high is not None:
         return f"{percent(value)} ({100 * measure.low:.1f} to {100 * measure.high:.1f})"
-    if measure.chance is not None or name.endswith(("accuracy", "mfu", "waste")):
+    if measure.chance is not None or name.endswith(("accuracy", "centred", "mfu", "waste")):
         return percent(value)
     if name.endswith("_gib"):
         return f"{value:.1f} GiB"

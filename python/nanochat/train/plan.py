@@ -14,13 +14,16 @@ Everything is arithmetic on the preset and on :mod:`nanochat.train.gpus`; nothin
     seconds = FLOPs / (N peak MFU)
       pretraining   FLOPs/token (PaLM rule) x tokens
       finetuning    the same
-      evaluation    as much as training on Preset.eval_tokens; 0.47B is 10 minutes of d24 on 8 H100
+      validation    forward is a third of training
+      evaluation    held-out text and tasks on one device, as long as training it on 20M tokens
+                    (0.3M on a CPU, whose world is small)
       tokenizer     2B characters in 75 s
     A CPU sustains 80 GFLOP/s per core, measured at d4 in bf16 on AVX-512 (Zen 5).
 """
 
 from __future__ import annotations
 
+import math
 import shlex
 from dataclasses import dataclass, replace
 
@@ -40,6 +43,7 @@ LOGIT_BYTES = 16  # per token and id
 MEMORY_SHARE = 0.9  # of a device that may be planned: allocator, library workspaces, fragments
 MAX_DEVICE_ROWS = 32
 CPU_FLOPS_PER_CORE = 80e9
+EVAL_TOKENS_GPU, EVAL_TOKENS_CPU = 20e6, 0.3e6
 TOKENIZER_CHARS_PER_SECOND = 2e9 / 75
 DOLLARS_PER_GPU_HOUR = 3.0  # $24 for 8 x H100
 
@@ -159,6 +163,8 @@ def _plan_at(
     sft_steps = preset.sft_iterations or max(1, steps // 10)
     rate = flops_per_second(gpu, num_devices=num_devices, num_cores=num_cores, depth=depth)
     flops = config.flops_per_token()
+    num_validations = sum(math.ceil(n / preset.eval_every) for n in (steps, sft_steps))
+    eval_tokens = EVAL_TOKENS_CPU if gpu is None else EVAL_TOKENS_GPU
     return Plan(
         preset=preset,
         config=config,
@@ -174,7 +180,8 @@ def _plan_at(
             "tok_train": preset.tokenizer_chars / TOKENIZER_CHARS_PER_SECOND,
             "base_train": flops * batch * steps / rate,
             "chat_sft": flops * batch * sft_steps / rate,
-            "evaluation": flops * preset.eval_tokens / rate,
+            "validation": flops * preset.eval_tokens * num_validations / 3 / rate,
+            "evaluation": flops * eval_tokens / (rate / num_devices),
         },
         dollars_per_hour=dollars_per_hour,
         commands=_commands(
@@ -270,6 +277,10 @@ def _commands(
     """One argument list per stage, in order, to be run in the root of the checkout."""
     here = ("--run", run)
     batches = ("--device-batch-size", str(rows), "--total-batch-size", str(batch))
+    often = (
+        *("--eval-every", str(preset.eval_every), "--eval-tokens", str(preset.eval_tokens)),
+        *("--save-every", str(preset.save_every), "--resume"),
+    )
     one = ("python",)
     every = (
         ("torchrun", "--standalone", f"--nproc_per_node={num_devices}") if num_devices > 1 else one
@@ -282,14 +293,17 @@ def _commands(
         (
             *(*every, "scripts/base_train.py", *here, "--data", preset.data),
             *("--depth", str(depth), "--head-dim", str(preset.head_dim)),
-            *("--seq-len", str(preset.seq_len), *batches, "--num-iterations", str(steps)),
+            *("--seq-len", str(preset.seq_len), *batches, "--num-iterations", str(steps), *often),
         ),
-        (*every, "scripts/base_eval.py", *here, "--data", preset.data),
+        (
+            *(*one, "scripts/base_eval.py", *here, "--data", preset.data),
+            *("--num-tokens", str(2 * preset.eval_tokens), "--device-batch-size", str(rows)),
+        ),
         (
             *(*every, "scripts/chat_sft.py", *here, *batches),
-            *("--num-iterations", str(sft_steps)),
+            *("--num-iterations", str(sft_steps), *often),
         ),
-        (*every, "scripts/chat_eval.py", *here),
+        (*one, "scripts/chat_eval.py", *here),
         (*one, "scripts/report.py", *here),
     )
 

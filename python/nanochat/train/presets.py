@@ -28,7 +28,9 @@ class Preset:
     num_iterations: int | None  # of pretraining; None takes target_param_data_ratio
     target_param_data_ratio: float  # tokens per scaling parameter
     sft_iterations: int | None  # None is a tenth of the pretraining steps
-    eval_tokens: int  # all evaluations, as the training tokens that would take as long
+    eval_every: int  # steps
+    eval_tokens: int  # held-out text of one validation
+    save_every: int  # steps
 
 
 def _gpu(name: str, depth: int | None, about: str, *, ratio: float = 12.0) -> Preset:
@@ -47,7 +49,9 @@ def _gpu(name: str, depth: int | None, about: str, *, ratio: float = 12.0) -> Pr
         num_iterations=None,
         target_param_data_ratio=ratio,
         sft_iterations=None,
-        eval_tokens=470_000_000,
+        eval_every=250,
+        eval_tokens=10_485_760,
+        save_every=500,
     )
 
 
@@ -66,7 +70,9 @@ _ALL = (
         num_iterations=400,
         target_param_data_ratio=12.0,
         sft_iterations=200,
-        eval_tokens=300_000,
+        eval_every=100,
+        eval_tokens=65_536,
+        save_every=100,
     ),
     _gpu("gpu1", None, "one GPU: the largest model that fits the hours given"),
     _gpu("d12", 12, "the smallest model with the shape of the big ones, for experiments"),

@@ -17,7 +17,6 @@ from nanochat.evals.tasks import (
     last_logits,
     mean_centred,
     run_tasks,
-    sample_conversations,
     wilson_interval,
 )
 from nanochat.model import GPT
@@ -104,10 +103,10 @@ def test_the_choice_is_the_likeliest_of_the_choices(
     tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the batches; the likeliest token of all is a small letter (see conftest)."""
-    questions = ["Which one?" + " indeed" * i for i in range(9)]
+    questions = ["Which one?" + " indeed" * i for i in range(5)]
     task = Quiz(questions, check=lambda reply: reply == "B")
     (whole,) = run_tasks(tiny_engine, [task])
-    monkeypatch.setattr(evals, "CHOICE_TOKENS", 100)
+    monkeypatch.setattr(evals, "CHOICE_TOKENS", 80)
     (parts,) = run_tasks(tiny_engine, [task])
     assert parts.records == whole.records
     tokenizer = tiny_engine.tokenizer
@@ -180,16 +179,6 @@ def test_the_tasks_of_tinyworld_run(tiny_engine: Engine) -> None:
     assert [r.name for r in results] == [task.name for task in TASKS]
     assert all(r.num_examples == 2 for r in results)
     json.dumps([r.records for r in results])  # one line each of a JSONL
-
-
-def test_samples_are_conversations_with_their_tool_calls(tiny_engine: Engine) -> None:
-    sampling = Sampling(max_tokens=8, temperature=0.0)
-    (conversation,) = sample_conversations(tiny_engine, ["hi"], sampling)
-    user, assistant = conversation["messages"]
-    assert user == {"role": "user", "content": "hi"}
-    prompt = tiny_engine.tokenizer.render_prompt({"messages": [user]})
-    (completion,) = tiny_engine.generate([prompt], sampling)
-    assert assistant == {"role": "assistant", "content": content_parts(completion)}
 
 
 def test_stretches_of_text_are_joined_and_tool_calls_kept_apart() -> None:

@@ -67,7 +67,10 @@ def run_dir(tmp_path: Path) -> Path:
         run,
         "base_eval",
         record(
-            7, model="base", metrics={"val_bpb": 0.91, "story_bpb": Measure(value=1.1, bound=1)}
+            7,
+            model="base",
+            metrics={"val_bpb": 0.91, "story_bpb": Measure(value=1.1, bound=1)},
+            samples=["Once upon a time there was a *fox*."],
         ),
     )
     write_stage(run, "chat_sft", record(8, model="sft", metrics={"val_bpb": 0.5}))
@@ -77,7 +80,7 @@ def run_dir(tmp_path: Path) -> Path:
         record(
             9,
             model="sft",
-            metrics={"capitals": accuracy, "centred_accuracy": 0.9667},
+            metrics={"capitals": accuracy, "mean_centred": 0.9667},
             conversations=[TOOL_USE, HOSTILE],
         ),
     )

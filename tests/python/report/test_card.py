@@ -20,7 +20,7 @@ def test_says_every_number(run_dir: Path) -> None:
     assert "| val bpb | 0.9100 | 0.5000 |" in card
     assert "| story bpb | 1.1000 (+10.0% over its floor) | - | floor 1.0000 |" in card
     assert "| capitals | - | 97.5 % (95.3 to 98.7) | chance 25.0 %, 400 examples |" in card
-    assert "| centred accuracy | - | 96.7 % |" in card
+    assert "| mean centred | - | 96.7 % |" in card
     assert "| tok\\_train | tokenizer | 4.2 s | $0 | vocab size 4.10K |" in card
     assert "| base\\_train | pretraining | 5 min 01 s | $0 |" in card
     assert "Imaginary 9000, 2 cores" in card
@@ -44,6 +44,23 @@ def test_conversations_read_well_and_cannot_act(run_dir: Path) -> None:
     assert "<script>" not in card
     assert "\n# heading" not in card
     assert "```\nfence" not in card
+
+
+def test_samples_of_the_base_model_are_quoted(run_dir: Path) -> None:
+    card = write_card(run_dir).read_text()
+    assert "> Once upon a time there was a \\*fox\\*." in card
+    (run_dir / "base_eval" / "stage.json").unlink()
+    assert "The base model continues" not in write_card(run_dir).read_text()
+
+
+def test_says_how_to_talk_to_the_last_model(run_dir: Path) -> None:
+    assert "nanochat chat-cli --checkpoint sft " in write_card(run_dir).read_text()
+    for stage in ("chat_sft", "chat_eval"):
+        (run_dir / stage / "stage.json").unlink()
+    assert "nanochat chat-cli --checkpoint base " in write_card(run_dir).read_text()
+    for stage in ("base_train", "base_eval"):
+        (run_dir / stage / "stage.json").unlink()
+    assert "There is no model yet." in write_card(run_dir).read_text()
 
 
 def test_images_that_it_names_exist(run_dir: Path) -> None:

@@ -160,7 +160,8 @@ def test_commands_are_the_stages_with_what_was_planned() -> None:
     assert scripts == [f"scripts/{stage}.py" for stage in stages]
     train = plan.commands[1]
     assert train[:4] == ("torchrun", "--standalone", "--nproc_per_node=8", "scripts/base_train.py")
-    options = dict(zip(train[4::2], train[5::2], strict=True))
+    assert train[-1] == "--resume"  # so that a journey that was killed continues
+    options = dict(zip(train[4:-1:2], train[5:-1:2], strict=True))
     assert options["--run"] == "mine"
     assert options["--depth"] == "20"
     assert options["--num-iterations"] == "4980"

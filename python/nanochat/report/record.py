@@ -1,3 +1,0 @@
-"""Moved to ``nanochat.common.record``, where training may import it from."""
-
-from nanochat.common.record import *  # noqa: F403
