@@ -13,15 +13,15 @@ from nanochat.data.tinyworld.names import draw_name
 from nanochat.data.tinyworld.plots import ANIMALS
 
 SINGLE: tuple[tuple[float, Callable[[Draw], Exchange]], ...] = (
-    (0.22, facts.ask),
+    (0.20, facts.ask),
     (0.20, facts.ask_choice),
-    (0.14, numbers.arithmetic),
+    (0.12, numbers.arithmetic),
     (0.07, spelling.spell),
     (0.10, spelling.count_letter),
     (0.06, numbers.sequence),
     (0.03, numbers.word_sum),
     (0.02, numbers.counting),
-    (0.08, talk.small_talk),
+    (0.12, talk.small_talk),
     (0.08, talk.outside),
 )
 _SLOPPY = frozenset(

@@ -46,13 +46,14 @@ def _counted_letters(draw: Draw) -> str:
 
 
 def _talk(draw: Draw) -> str:
-    return _join([talk.small_talk(draw), *talk.meet(draw), talk.outside(draw)])
+    turns = [talk.small_talk(draw), talk.small_talk(draw), talk.outside(draw), *talk.meet(draw)]
+    return _join(turns)
 
 
 MIXTURE: tuple[tuple[float, Callable[[Draw], str]], ...] = (
     (0.26, _story),
     (0.14, _story_questions),
-    (0.10, _statements),
+    (0.09, _statements),
     (0.10, _several(facts.ask, 4)),
     (0.14, _several(facts.ask_choice, 3)),
     (0.05, _spelled_words),
@@ -63,7 +64,7 @@ MIXTURE: tuple[tuple[float, Callable[[Draw], str]], ...] = (
     (0.02, _several(numbers.word_sum, 4)),
     (0.02, _several(numbers.counting, 2)),
     (0.02, _several(numbers.sequence, 4)),
-    (0.03, _talk),
+    (0.04, _talk),
 )
 STORY_SHARE = MIXTURE[0][0]
 

@@ -102,16 +102,29 @@ _COUNT = Phrasings(
 )
 
 
+_COUNT_TO = Phrasings(
+    train=(
+        "Count to {b}.",
+        "Please count to {b}.",
+        "Can you count to {b}?",
+        "count to {b}",
+        "Count up to {b}.",
+    ),
+    val=("Can you please count to {b}?", "Please count up to {b}."),
+)
+
+
 def counting(draw: Draw) -> Exchange:
-    """Count up between two numbers at most 12 apart."""
+    """Count up between two numbers at most 12 apart, or from 1."""
     while True:
-        a = draw.between(0, MAX_COUNT - 3)
+        a = draw.between(0, MAX_COUNT - 3) if draw.chance(0.7) else 1
         b = min(a + draw.between(3, 12), MAX_COUNT)
         if draw.belongs(f"count:{a},{b}"):
             break
+    phrasings = _COUNT_TO if a == 1 and draw.chance(0.7) else _COUNT
     numbers = ", ".join(str(n) for n in range(a, b + 1))
     return Exchange(
-        ask=draw.phrase(_COUNT).format(a=a, b=b), say=f"Here we go: {numbers}.", answer=numbers
+        ask=draw.phrase(phrasings).format(a=a, b=b), say=f"Here we go: {numbers}.", answer=numbers
     )
 
 

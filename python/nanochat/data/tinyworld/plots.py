@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from nanochat.data.tinyworld.draw import Phrasings, either
 
 ANIMALS = either(
-    "rabbit | fox | bear | mouse | cat | dog | duck | frog | owl | squirrel | hedgehog | turtle"
+    """rabbit | fox | bear | mouse | cat | dog | duck | frog | owl | squirrel | hedgehog | turtle |
+    horse | lion | tiger | elephant | monkey | penguin | goat | deer | pig | snail | bee | dragon"""
 )
 TRAITS = either("kind | brave | curious | cheerful | clever | quiet | shy | gentle")
 HOMES = (
