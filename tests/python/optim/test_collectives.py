@@ -1,7 +1,7 @@
 """2 and 4 gloo ranks against one process: same weights, same losses, states that move between them.
 
-Two spawns do all of it, since starting a rank costs seconds. Rows of synthetic gradients are dealt to
-ranks, zeros elsewhere: their sum is exact, so one process and four must agree to the last bit.
+Two spawns do all of it, since starting a rank costs seconds. Rows of synthetic gradients are dealt
+to ranks, zeros elsewhere: the sum is exact, so one process and four agree to the last bit.
 """
 
 from __future__ import annotations
@@ -19,18 +19,22 @@ from torch import Tensor
 from nanochat.model import GPT, GPTConfig
 from nanochat.optim import MuonAdamW, build_groups
 
-# 12 square matrices, 3 of each MLP shape (4 ranks own 1, 1, 1, 0), 2 gates, tables of 128 rows, and
-# scalars kept whole on every rank.
-CONFIG = GPTConfig.from_depth(3, vocab_size=128, seq_len=32, head_dim=32)
+# 12 square matrices, 3 of each MLP shape (4 ranks own 1, 1, 1, 0), 2 gates, tables of 128 rows that
+# are cut, and scalars kept whole on every rank.
+CONFIG = GPTConfig(
+    n_layer=3, n_head=2, n_kv_head=2, n_embd=64, vocab_size=128, seq_len=32, short_window=8
+)
 
 Result = dict[str, dict[str, Tensor]]
 
 
-def build(world_state: dict[str, Any] | None = None) -> tuple[GPT, MuonAdamW]:
+def build(
+    world_state: dict[str, Any] | None = None, inner_dtype: torch.dtype | None = None
+) -> tuple[GPT, MuonAdamW]:
     model = GPT(CONFIG)
     model.init_weights(seed=1)
     groups = build_groups(model, n_embd=CONFIG.n_embd, weight_decay=0.1)
-    optimizer = MuonAdamW(groups)
+    optimizer = MuonAdamW(groups, inner_dtype=inner_dtype)
     if world_state is not None:
         model.load_state_dict(world_state["weights"])
         optimizer.load_full_state(world_state["state"])
@@ -57,7 +61,13 @@ def snapshot(model: GPT, optimizer: MuonAdamW) -> dict[str, Any]:
 
 def real_losses(rank: int, world: int) -> list[float]:
     """Loss of the whole batch over 5 steps; each rank sees its rows."""
-    model, optimizer = build()
+    model, optimizer = build(inner_dtype=torch.float32)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        # While the projections are zero, the gradients of the scalars are rounding noise (the last
+        # norm removes any common factor), and AdamW steps by the sign of noise.
+        for p in model.parameters():
+            p.add_(0.05 * torch.randn(p.shape, generator=generator))
     ids = torch.randint(0, 128, (8, 33), generator=torch.Generator().manual_seed(3))
     rows = ids[rank::world]
     losses = []
@@ -122,8 +132,8 @@ def test_same_updates_as_one_process(folder: Path, alone: dict[str, Any], world:
 @pytest.mark.parametrize("world", [2, 4])
 def test_same_losses_as_one_process(folder: Path, alone: dict[str, Any], world: int) -> None:
     result = torch.load(folder / f"world{world}_rank0.pt")
-    assert result["losses"] == pytest.approx(alone["losses"], abs=1e-3)
-    assert result["losses"][0] == pytest.approx(alone["losses"][0], abs=1e-6)
+    assert alone["losses"][-1] < 0.8 * alone["losses"][0]
+    assert result["losses"] == pytest.approx(alone["losses"], abs=2e-5)
 
 
 def test_state_of_two_ranks_continues_on_four(folder: Path, alone: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from nanochat.common.ranks import compute_dtype
 from nanochat.model import GPT, GPTConfig
 from nanochat.optim import MuonAdamW, Schedule, build_groups
 
-CONFIG = GPTConfig.from_depth(3, vocab_size=128, seq_len=32, head_dim=32)
+CONFIG = GPTConfig(n_layer=3, n_head=2, n_kv_head=2, n_embd=64, vocab_size=128, seq_len=32)
 
 
 def build(config: GPTConfig = CONFIG, **options: Any) -> tuple[GPT, MuonAdamW]:
@@ -37,7 +37,9 @@ def train(model: GPT, optimizer: MuonAdamW, steps: range) -> list[float]:
 
 @pytest.mark.parametrize("arch", ["classic", "modern"])
 def test_it_learns(arch: Any) -> None:
-    config = GPTConfig.from_depth(2, arch=arch, vocab_size=128, seq_len=32, head_dim=32)
+    config = GPTConfig(
+        n_layer=2, n_head=2, n_kv_head=2, n_embd=64, vocab_size=128, seq_len=32, arch=arch
+    )
     losses = train(*build(config), range(12))
     assert losses[-1] < 0.5 * losses[0]
 
@@ -75,10 +77,10 @@ def test_state_is_named_after_parameters() -> None:
     train(model, optimizer, range(2))
     state = optimizer.full_state()
     shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
-    assert shapes["transformer.wte.weight/exp_avg"] == (128, 192)
-    assert shapes["transformer.h.1.mlp.c_fc.weight/momentum"] == (768, 192)
-    assert shapes["transformer.h.1.mlp.c_fc.weight/second_moment"] == (768, 1)
-    assert shapes["transformer.h.1.mlp.c_proj.weight/second_moment"] == (1, 768)
+    assert shapes["transformer.wte.weight/exp_avg"] == (128, 64)
+    assert shapes["transformer.h.1.mlp.c_fc.weight/momentum"] == (256, 64)
+    assert shapes["transformer.h.1.mlp.c_fc.weight/second_moment"] == (256, 1)
+    assert shapes["transformer.h.1.mlp.c_proj.weight/second_moment"] == (1, 256)
     assert int(state["resid_lambdas/step"]) == 2
     names = {key.rpartition("/")[0] for key in state}
     assert names == {name for name, _ in model.named_parameters()}
@@ -91,7 +93,7 @@ def test_bad_states_are_refused_and_change_nothing() -> None:
     with pytest.raises(ValueError, match=r"1 keys are missing or unknown, first lm_head\.weight"):
         optimizer.load_full_state(state)
     state["lm_head.weight/exp_avg"] = torch.ones(3)
-    with pytest.raises(ValueError, match=r"lm_head.weight/exp_avg must have shape \(128, 192\)"):
+    with pytest.raises(ValueError, match=r"lm_head.weight/exp_avg must have shape \(128, 64\)"):
         optimizer.load_full_state(state)
     assert not any(tensor.any() for tensor in optimizer.full_state().values())
 
