@@ -185,7 +185,7 @@ def _talk(records: Records) -> Iterable[str]:
     yield "In the folder of this page:"
     yield (
         "```\n"
-        f"nanochat chat-web --checkpoint {models[-1]}    # prints the address of a page to chat on\n"
+        f"nanochat chat-web --checkpoint {models[-1]}    # prints the address of a page\n"
         f"nanochat chat-cli --checkpoint {models[-1]}    # in this terminal\n"
         "```"
     )

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -42,6 +42,7 @@ ACTIVATION_BYTES = 56  # per token, layer and unit of width
 LOGIT_BYTES = 16  # per token and id
 MEMORY_SHARE = 0.9  # of a device that may be planned: allocator, library workspaces, fragments
 MAX_DEVICE_ROWS = 32
+COMMAND_WIDTH = 78  # columns of a printed command
 CPU_FLOPS_PER_CORE = 80e9
 EVAL_TOKENS_GPU, EVAL_TOKENS_CPU = 20e6, 0.3e6
 TOKENIZER_CHARS_PER_SECOND = 2e9 / 75
@@ -107,7 +108,6 @@ def make_plan(
     num_cores: int = 1,
     hours: float = 4.0,
     dollars_per_hour: float | None = None,
-    data: str | None = None,
     run: str | None = None,
 ) -> Plan:
     """Plan ``preset`` on ``num_gpus`` of ``gpu``, or on the CPU when ``gpu`` is None.
@@ -115,14 +115,11 @@ def make_plan(
     Args:
         hours: Budget of the whole journey; decides the depth of a preset that has none.
         dollars_per_hour: Of the whole machine. None is $3 per GPU, and $0 for a CPU.
-        data: Value of ``--data`` in the commands; the preset's if None.
         run: Value of ``--run`` in the commands; the preset's name if None.
     Raises: UserError if the machine cannot hold the model, or no depth fits the hours.
     """
     if gpu is not None and num_gpus < 1:
         raise UserError(f"plan: --num-gpus must be at least 1, got {num_gpus}")
-    if data is not None:
-        preset = replace(preset, data=data)
     num_devices = num_gpus if gpu is not None else 1
     if dollars_per_hour is None:
         dollars_per_hour = DOLLARS_PER_GPU_HOUR * num_devices if gpu is not None else 0.0
@@ -341,8 +338,20 @@ def format_plan(plan: Plan) -> RenderableType:
     table.add_column()
     for name, value in rows:
         table.add_row(name, Text(value))
-    commands = Text("\n".join(shlex.join(command) for command in plan.commands), no_wrap=True)
+    commands = Text("\n".join(_shell(command) for command in plan.commands))
     return Group(table, Text("\ncommands", style="bold"), commands)
+
+
+def _shell(command: tuple[str, ...]) -> str:
+    """``command`` as lines that can be copied into a shell; an option stays with its value."""
+    lines = [command[0]]
+    for word, following in zip(command[1:], [*command[2:], ""], strict=True):
+        width = len(f"{lines[-1]} {word} {following} \\")
+        if width > COMMAND_WIDTH and word.startswith("--"):
+            lines.append(f"    {shlex.quote(word)}")
+        else:
+            lines[-1] += f" {shlex.quote(word)}"
+    return " \\\n".join(lines)
 
 
 def _assumption(plan: Plan) -> str:
