@@ -7,10 +7,11 @@ micro-batch without targets adds zero. The optimizer reduces over ranks.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from nanochat.common.ranks import Ranks
 from nanochat.data import Step
 from nanochat.model import GPT
 from nanochat.optim import MuonAdamW
-from nanochat.train.metrics import MetricsLog
+from nanochat.common.record import MetricsLog
 
 
 @dataclass
@@ -34,14 +35,11 @@ class Position:
     seconds: float = 0.0  # spent in training steps, over all starts of the run
     loader: Any = None  # state of the loader after ``step`` steps
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def train(
     model: GPT,
     optimizer: MuonAdamW,
-    steps: Iterator[Step],
+    steps: Iterable[Step],
     *,
     ranks: Ranks,
     title: str,
@@ -52,7 +50,7 @@ def train(
     eval_every: int,
     save: Callable[[Position], None],
     save_every: int,
-    metrics: MetricsLog,
+    log: MetricsLog,
 ) -> None:
     """Take ``num_steps`` steps in all, starting behind ``position``, which is advanced.
 
@@ -66,8 +64,7 @@ def train(
     with ticker(title, num_steps, done=position.step, quiet=not ranks.is_main) as bar:
         smooth_loss = 0.0
         first = position.step
-        while position.step < num_steps:
-            step = next(steps)
+        for step in itertools.islice(steps, num_steps - first):
             start = time.perf_counter()
             rate = set_rates(position.step)
             loss = _step(model, optimizer, step, ranks)
@@ -97,7 +94,8 @@ def train(
                 save(position)
             if is_last or position.step % eval_every == 0:
                 row |= evaluate()
-            metrics.write(**row)
+            if ranks.is_main:
+                log.write(**row)
             bar.update(
                 position.step,
                 loss=f"{smooth_loss:.4f}",

@@ -10,13 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.checkpoint import TrainState, latest, load_train
+from nanochat.common.console import say
 from nanochat.common.errors import UserError
+from nanochat.common.figures import duration
 from nanochat.common.paths import file_lock, home
+from nanochat.common.record import read_stages
 
 TOKENIZER = "tokenizer.json"
 
 # Options that may differ between a start and its continuation: they do not change the result.
-_FREE = {"resume", "run", "out", "device", "device_batch_size", "eval_every", "eval_tokens", "save_every"}
+_FREE = {
+    "resume", "run", "out", "device", "device_batch_size", "num_threads",
+    "eval_every", "eval_tokens", "save_every",
+}  # fmt: skip
 
 
 def run_dir(run: str, out: Path | None) -> Path:
@@ -56,12 +62,28 @@ def find_resume(
     if not resume:
         raise UserError(f"train: {root} holds a checkpoint; continue with --resume or give --out")
     state = load_train(folder)
-    saved = state.position["options"]
+    _check_options(str(folder), state.position["options"], options)
+    return folder, state
+
+
+def is_done(folder: Path, stage: str, options: Mapping[str, Any]) -> bool:
+    """Whether ``stage`` of the run is complete with these options; says so if it is.
+
+    Raises: UserError if it was completed with other options.
+    """
+    record = read_stages(folder).get(stage)
+    if record is None:
+        return False
+    _check_options(f"{stage} in {folder}", record.config, options)
+    say(f"{stage}: done before, {duration(record.seconds)}")
+    return True
+
+
+def _check_options(what: str, saved: Mapping[str, Any], options: Mapping[str, Any]) -> None:
     differing = sorted(k for k in {*saved, *options} if saved.get(k) != options.get(k))
     if differing:
         pairs = ", ".join(f"{k} {saved.get(k)!r} -> {options.get(k)!r}" for k in differing)
-        raise UserError(f"train: cannot resume {folder} with other options: {pairs}; give --out")
-    return folder, state
+        raise UserError(f"train: {what} has other options: {pairs}; give another --run or --out")
 
 
 class Stopwatch:
