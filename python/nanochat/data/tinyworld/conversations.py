@@ -25,7 +25,7 @@ SINGLE: tuple[tuple[float, Callable[[Draw], Exchange]], ...] = (
     (0.08, talk.outside),
 )
 _SLOPPY = frozenset(
-    {facts.ask, numbers.arithmetic, spelling.spell, numbers.sequence, talk.small_talk}
+    {facts.ask, numbers.arithmetic, spelling.spell, numbers.sequence, talk.small_talk, talk.outside}
 )
 
 _STORY = Phrasings(

@@ -196,8 +196,8 @@ RELATIONS = (
         "A baby {s} is called {ao}.",
         (
             "The young of {as} is {ao}.",
-            "A mother {s} takes care of her {o}.",
-            "A young {s} is {ao}.",
+            "A young {s} is called {ao}.",
+            "{Ao} is a young {s}.",
         ),
         Phrasings(
             train=(
@@ -272,7 +272,7 @@ RELATIONS = (
         "kind",
         tables.KINDS,
         "{S} is {ao}.",
-        ("{S} is one kind of {o}.", "Is {s} {ao}? Yes, {s} is {ao}."),
+        ("You can call {s} {ao}.", "Is {s} {ao}? Yes, {s} is {ao}."),
         Phrasings(
             train=(
                 "What kind of thing is {s}?",

@@ -29,7 +29,7 @@ HOMES = (
 )
 COLORS = either("red | blue | green | yellow | white | purple | orange | pink | brown | black")
 WEATHERS = either("sunny | windy | rainy | cold | warm | foggy")
-TIMES = either("morning | afternoon | evening | day")
+TIMES = either("morning | afternoon | day")
 SPOTS = (
     "under the bed",
     "behind the door",
@@ -55,11 +55,11 @@ WHEN = (
     "One {weather} {time}",
     "On a {weather} {time}",
 )
-FRIEND_ASKS = (
-    'Then {friend} came by. "What is wrong?" asked {B}.',
+FRIEND_COMES = (
+    "Then {friend} came by and asked what was wrong.",
     'Soon {friend} saw {him} and asked, "Can I help you?"',
     "{His} friend {friend} heard about it and came at once.",
-    'Just then, {friend} walked up. "Do not be sad," said {B}.',
+    "Just then, {friend} walked up and smiled at {him}.",
 )
 SAD = (
     "{A} felt very sad.",
@@ -79,7 +79,7 @@ ENDINGS = (
     "From that day on, {A} and {B} were the best of friends.",
     "And so the day had a happy end.",
     "They both knew that things are easier with a friend.",
-    "Then they sat down together and looked at the stars.",
+    "Later, they sat side by side and looked at the stars.",
 )
 
 
@@ -173,7 +173,7 @@ PLOTS = (
                 "{When}, {he} lost the {toy}.",
             ),
             SAD,
-            FRIEND_ASKS,
+            FRIEND_COMES,
             (
                 "They looked and looked, and at last {B} found the {color} {toy} {spot}.",
                 "They looked everywhere. Then {B} saw the {color} {toy} {spot}.",
@@ -208,7 +208,7 @@ PLOTS = (
             (
                 "{When}, {A} went outside with a {color} {toy}.",
                 "{When}, {A} was playing with a {color} {toy}.",
-                "{When}, {A} took {his} {color} {toy} for a walk.",
+                "{When}, {A} went for a walk with {his} {color} {toy}.",
             ),
             (
                 "A strong wind came, and the {toy} got stuck {top}.",
@@ -220,7 +220,7 @@ PLOTS = (
                 "{A} could not reach it.",
                 "It was much too high for {A}.",
             ),
-            FRIEND_ASKS,
+            FRIEND_COMES,
             (
                 "{B} went home and came back with {means}.",
                 "{B} had an idea and brought {means}.",
@@ -251,11 +251,11 @@ PLOTS = (
                 "a cherry pie",
                 "a carrot cake",
                 "pancakes",
-                "a big bread",
+                "a loaf of bread",
                 "a berry cake",
             ),
             "guest": ("mother", "father", "grandmother", "grandfather", "sister", "brother"),
-            "missing": ("eggs", "flour", "milk", "sugar", "butter", "salt"),
+            "missing": ("flour", "milk", "sugar", "butter", "salt", "cream"),
         },
         (
             (
@@ -434,7 +434,7 @@ PLOTS = (
                 "But then came trouble, for {trouble} broke it.",
             ),
             SAD,
-            FRIEND_ASKS,
+            FRIEND_COMES,
             (
                 "{B} brought {parts}, and they began again.",
                 '"I have {parts} at home," said {B}. "Let us try again."',
@@ -531,7 +531,7 @@ PLOTS = (
                 "honey tea",
                 "a funny picture",
             ),
-            "obstacle": ("snow", "rain", "mud", "fog", "leaves", "wind"),
+            "obstacle": ("snow", "rain", "mud", "fog", "ice", "wind"),
             "way": ("forest", "valley", "field", "village", "park", "hills"),
         },
         (

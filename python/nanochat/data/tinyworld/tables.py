@@ -26,16 +26,19 @@ _EUROPE = _pairs(
     """France:Paris, Italy:Rome, Spain:Madrid, Portugal:Lisbon, Germany:Berlin, Austria:Vienna,
     Poland:Warsaw, Hungary:Budapest, Greece:Athens, Norway:Oslo, Sweden:Stockholm, Finland:Helsinki,
     Denmark:Copenhagen, Iceland:Reykjavik, Ireland:Dublin, Belgium:Brussels, Bulgaria:Sofia,
-    Romania:Bucharest, Croatia:Zagreb, Serbia:Belgrade, England:London, Ukraine:Kyiv"""
+    Romania:Bucharest, Croatia:Zagreb, Serbia:Belgrade, England:London, Ukraine:Kyiv,
+    Switzerland:Bern, the Netherlands:Amsterdam, Scotland:Edinburgh, Wales:Cardiff,
+    the Czech Republic:Prague, Slovakia:Bratislava, Estonia:Tallinn, Latvia:Riga,
+    Lithuania:Vilnius"""
 )
 _ASIA = _pairs(
     """Japan:Tokyo, China:Beijing, India:New Delhi, Nepal:Kathmandu, Thailand:Bangkok,
     Vietnam:Hanoi, Mongolia:Ulaanbaatar, South Korea:Seoul, Iran:Tehran, Iraq:Baghdad, Qatar:Doha,
-    Oman:Muscat"""
+    Oman:Muscat, Pakistan:Islamabad, Saudi Arabia:Riyadh, the Philippines:Manila"""
 )
 _AFRICA = _pairs(
     """Egypt:Cairo, Kenya:Nairobi, Morocco:Rabat, Ghana:Accra, Senegal:Dakar, Uganda:Kampala,
-    Tunisia:Tunis, Algeria:Algiers"""
+    Tunisia:Tunis, Algeria:Algiers, Nigeria:Abuja"""
 )
 _NORTH_AMERICA = _pairs(
     "Canada:Ottawa, Mexico:Mexico City, Cuba:Havana, Jamaica:Kingston, the United States:Washington"
@@ -46,7 +49,17 @@ _SOUTH_AMERICA = _pairs(
 )
 _OCEANIA = _pairs("Australia:Canberra, New Zealand:Wellington, Fiji:Suva")
 
-CAPITALS = {**_EUROPE, **_ASIA, **_AFRICA, **_NORTH_AMERICA, **_SOUTH_AMERICA, **_OCEANIA}
+_TWO_CONTINENTS = _pairs("Russia:Moscow, Turkey:Ankara")
+
+CAPITALS = {
+    **_EUROPE,
+    **_ASIA,
+    **_AFRICA,
+    **_NORTH_AMERICA,
+    **_SOUTH_AMERICA,
+    **_OCEANIA,
+    **_TWO_CONTINENTS,
+}
 CONTINENTS = {
     country: continent
     for continent, countries in (

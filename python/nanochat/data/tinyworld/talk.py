@@ -1,8 +1,8 @@
 """Small talk, and the honest "I do not know that" for everything outside the world.
 
 Small talk is a list of intents, each with wordings and replies. Outside questions are built from
-templates and topics, so that there are thousands of them: held out are the topics by checksum, and
-some templates. A few ask a known question about an unknown thing (the capital of Zelmira).
+templates and topics, so that there are thousands of them: held out are topics, by checksum, and
+templates. Some ask a known question about an unknown thing (the capital of Atlantis).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from nanochat.data.tinyworld.draw import Draw, Phrasings, either
 from nanochat.data.tinyworld.exchange import Exchange
 from nanochat.data.tinyworld.names import draw_name
+from nanochat.data.tinyworld.tables import LETTERS, OPPOSITES, WORDS
 
 
 @dataclass(frozen=True)
@@ -253,8 +254,8 @@ JOKES = Phrasings(
     val=either("Can you tell me a joke? | Tell me a joke, please."),
 )
 JOKE_REPLIES = either(
-    """What do you call a sheep that sings? A baa-baa star! | Why did the bee go to school? To
-    learn how to spell! | What has four wheels and flies? A fire truck full of honey!"""
+    """What do you call a bear with no teeth? A gummy bear! | Why did the bee go to school? To
+    learn how to spell! | What has four wheels and flies? A garbage truck!"""
 )
 
 _MEET = Phrasings(
@@ -367,26 +368,83 @@ _SINGLE = Phrasings(
     ),
 )
 _UNKNOWN_THING = Phrasings(
-    train=either(
-        """What is the capital of {n}? | What is the opposite of {n}? | Who is {n}? | Where is {n}?
-        | What does {n} mean? | Where does {n} live? | How old is {n}? | What color is {n}? |
-        Which continent is {n} in? | Do you know {n}? | What is {n}? | Who is the president of
-        {n}?"""
+    train=(
+        "What is the opposite of {n}?",
+        "Who is {n}?",
+        "Where is {n}?",
+        "What does {n} mean?",
+        "Where does {n} live?",
+        "How old is {n}?",
+        "What color is {n}?",
+        "Do you know {n}?",
+        "What is {n}?",
+        "Who is the president of {n}?",
     ),
-    val=either(
-        """Can you tell me who {n} is? | Do you know the capital of {n}? | What does {n} say?"""
+    val=("Can you tell me who {n} is?", "Do you know who {n} is?", "Tell me who {n} is."),
+)
+PLACES = either(
+    """Atlantis | Narnia | Texas | California | Bolivia | Malta | Cyprus | Angola | Sudan | Mali |
+    Laos | Cambodia | Haiti | Panama | Belize | Libya | Yemen | Syria | Zambia | Bavaria | Florida
+    | Alaska | Mars | Jupiter | Hogwarts | Mordor | Gotham | Bhutan | Gabon | Malawi | Kuwait |
+    Samoa | Monaco | Togo | Chad | Niger | Guyana | Rwanda | Eritrea | Burundi"""
+)
+_UNKNOWN_PLACE = Phrasings(
+    train=(
+        "What is the capital of {n}?",
+        "Which continent is {n} in?",
+        "Tell me the capital of {n}.",
+        "Which city is the capital of {n}?",
+        "What is the capital city of {n}?",
     ),
+    val=("Can you tell me the capital of {n}?", "Do you know the capital city of {n}?"),
+)
+_NO_OPPOSITE = Phrasings(
+    train=("What is the opposite of {n}?", "Tell me the opposite of {n}."),
+    val=("Can you tell me the opposite of {n}?", "Name the opposite of {n}."),
+)
+
+
+def _single(draw: Draw) -> str:
+    return draw.phrase(_SINGLE)
+
+
+def _about_topic(draw: Draw) -> str:
+    return _fill(draw, _OUTSIDE, "t", TOPICS)
+
+
+def _about_name(draw: Draw) -> str:
+    return draw.phrase(_UNKNOWN_THING).format(n=draw_name(draw).text)
+
+
+def _about_place(draw: Draw) -> str:
+    return _fill(draw, _UNKNOWN_PLACE, "n", PLACES)
+
+
+def _about_opposite(draw: Draw) -> str:
+    return _fill(draw, _NO_OPPOSITE, "n", tuple(w for w in WORDS if w not in OPPOSITES))
+
+
+def _noise(draw: Draw) -> str:
+    """What a cat types."""
+    words = ["".join(draw.pick(LETTERS) for _ in range(draw.between(3, 7))) for _ in range(2)]
+    return " ".join(words[: draw.between(1, 2)])
+
+
+def _fill(draw: Draw, phrasings: Phrasings, slot: str, things: tuple[str, ...]) -> str:
+    thing = draw.pick([thing for thing in things if draw.belongs(f"outside:{thing}")])
+    return draw.phrase(phrasings).format(**{slot: thing})
+
+
+OUTSIDE = (
+    (0.25, _single),
+    (0.40, _about_topic),
+    (0.13, _about_name),
+    (0.10, _about_place),
+    (0.05, _about_opposite),
+    (0.07, _noise),
 )
 
 
 def outside(draw: Draw) -> Exchange:
     """A question from outside the world, and the refusal."""
-    kind = draw.below(4)
-    if kind == 0:
-        ask = draw.phrase(_SINGLE)
-    elif kind == 1:
-        ask = draw.phrase(_UNKNOWN_THING).format(n=draw_name(draw).text)
-    else:
-        topic = draw.pick([t for t in TOPICS if draw.belongs(f"topic:{t}")])
-        ask = draw.phrase(_OUTSIDE).format(t=topic)
-    return Exchange(ask=ask, say=draw.pick(_REFUSALS), answer=REFUSAL)
+    return Exchange(ask=draw.weighted(OUTSIDE)(draw), say=draw.pick(_REFUSALS), answer=REFUSAL)
