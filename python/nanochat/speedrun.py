@@ -22,7 +22,6 @@ from nanochat.common.errors import UserError
 from nanochat.common.figures import duration
 from nanochat.common.hardware import probe
 from nanochat.common.paths import file_lock
-from nanochat.report.summary import print_summary
 from nanochat.train.gpus import gpu_named
 from nanochat.train.inputs import TINYWORLD
 from nanochat.train.plan import Plan, format_plan, make_plan
@@ -74,11 +73,9 @@ def speedrun(config: SpeedrunConfig) -> None:
         say(f"speedrun: {plan.preset.name} in {folder}")
         for argv in plan.commands:
             _run_stage(argv)
-        print_summary(folder)
-        say(f"report card: {folder / 'report.md'}")
         say(f"speedrun: finished in {duration(time.monotonic() - start)}")
-        say(f"\nnow talk to it:  nanochat chat-cli --model {shlex.quote(str(folder / 'sft'))}")
-        say(f"on a page:       nanochat chat-web --model {shlex.quote(str(folder / 'sft'))}")
+        say(f"\nnow talk to it:  nanochat chat-cli --checkpoint {shlex.quote(str(folder / 'sft'))}")
+        say(f"on a page:       nanochat chat-web --checkpoint {shlex.quote(str(folder / 'sft'))}")
 
 
 def _plan(config: SpeedrunConfig) -> tuple[Plan, str]:
