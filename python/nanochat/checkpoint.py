@@ -94,7 +94,7 @@ def save_checkpoint(
         fsync_dir(root)
         for old in _steps(root)[keep:]:
             shutil.rmtree(old)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, UserError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise UserError(f"checkpoint: cannot save {final}: {error}; older ones are intact") from error
     return final

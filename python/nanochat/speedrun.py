@@ -43,6 +43,8 @@ class SpeedrunConfig:
     """Name of the run: its folder is NANOCHAT_HOME/runs/<run>; by preset and data if not given."""
     num_iterations: int | None = None
     """Pretraining steps instead of the preset's."""
+    sft_iterations: int | None = None
+    """Finetuning steps instead of the preset's."""
     hours: float = 4.0
     """Budget of preset gpu1, which picks the depth that fits."""
     plan: bool = False
@@ -116,6 +118,8 @@ def _with_changes(preset: Preset, config: SpeedrunConfig) -> Preset:
         preset = replace(preset, data=TINYWORLD)
     if config.num_iterations is not None:
         preset = replace(preset, num_iterations=config.num_iterations)
+    if config.sft_iterations is not None:
+        preset = replace(preset, sft_iterations=config.sft_iterations)
     return preset
 
 
