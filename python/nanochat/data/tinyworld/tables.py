@@ -82,7 +82,8 @@ _OPPOSITE_PAIRS = _pairs(
     inside:outside, front:back, top:bottom, north:south, east:west, summer:winter,
     morning:evening, more:less, many:few, sweet:sour, smooth:rough, deep:shallow, awake:asleep,
     rise:fall, float:sink, lost:found, question:answer, friend:enemy, beautiful:ugly,
-    polite:rude, safe:dangerous, same:different, remember:forget, true:false"""
+    polite:rude, safe:dangerous, same:different, remember:forget, true:false,
+    brave:cowardly"""
 )
 OPPOSITES = _OPPOSITE_PAIRS | {b: a for a, b in _OPPOSITE_PAIRS.items()}
 
