@@ -11,14 +11,14 @@ Zipf's law, of one Latin and three other scripts. Needs rustbpe (the test extra)
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-
-import numpy as np
 
 from nanochat.common.errors import UserError, run_main
 from nanochat.tokenizer import SPLIT_PATTERN, train_bpe
@@ -45,17 +45,18 @@ def read(paths: list[Path]) -> Iterator[str]:
 
 def generate() -> Iterator[str]:
     """Endless documents of about 1,200 characters."""
-    rng = np.random.default_rng(0)
+    rng = random.Random(0)
     words = []
-    for letters in rng.choice(SCRIPTS, p=[0.85, 0.07, 0.03, 0.05], size=200_000):
-        weights = 1 / np.arange(1, len(letters) + 1)
-        chosen = rng.choice(list(letters), size=rng.integers(2, 10), p=weights / weights.sum())
-        words.append("".join(chosen))
+    for letters in rng.choices(SCRIPTS, weights=[85, 7, 3, 5], k=50_000):
+        harmonic = [1 / rank for rank in range(1, len(letters) + 1)]
+        words.append("".join(rng.choices(letters, harmonic, k=rng.randrange(2, 10))))
+    zipf = list(itertools.accumulate(1 / rank for rank in range(1, len(words) + 1)))
     marks = [" ", " ", " ", " ", " ", ", ", ". ", "'s ", " 1945 ", "\n"]
     while True:
-        picks = np.minimum(rng.zipf(1.2, size=200), len(words)) - 1
-        ends = rng.integers(len(marks), size=200)
-        yield "".join(words[i] + marks[j] for i, j in zip(picks, ends, strict=True))
+        chosen = rng.choices(words, cum_weights=zipf, k=200)
+        yield "".join(
+            word + mark for word, mark in zip(chosen, rng.choices(marks, k=200), strict=True)
+        )
 
 
 def take(documents: Iterator[str], num_bytes: int) -> list[str]:

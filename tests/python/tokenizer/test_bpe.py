@@ -213,33 +213,41 @@ def test_documents_are_streamed() -> None:
 
 
 def test_ctrl_c_ends_the_merge_loop() -> None:
-    """Three signals, each sent after the one before was handled: the last finds the merge loop,
-    since only two checks come before it."""
-    handled = threading.Event()
+    """Five signals, each sent after the one before was handled: at most three can be handled
+    before the merge loop (in the iterable, after the last batch, after counting)."""
+    num_signals = 5
     num_handled = 0
+    ready = threading.Event()
+    is_over = False
 
     def count_then_interrupt(_signal: int, _frame: object) -> None:
         nonlocal num_handled
         num_handled += 1
-        handled.set()
-        if num_handled == 3:
+        ready.set()
+        if num_handled == num_signals:
             raise KeyboardInterrupt
 
     def send() -> None:
-        for _ in range(3):
-            handled.wait()
-            handled.clear()
+        for _ in range(num_signals):
+            ready.wait()
+            ready.clear()
+            if is_over:
+                return
             os.kill(os.getpid(), signal.SIGINT)
 
-    rng = random.Random(0)
-    document = "".join(rng.choices("abcdefghijklmnop", k=2_000_000))
+    def documents() -> Iterator[bytes]:
+        letters = bytes(ord("a") + i % 16 for i in range(256))
+        yield random.Random(0).randbytes(6_000_000).translate(letters)
+        ready.set()
+
     sender = threading.Thread(target=send)
     before = signal.signal(signal.SIGINT, count_then_interrupt)
     try:
         sender.start()
-        handled.set()
         with pytest.raises(KeyboardInterrupt):
-            train_bpe([document], 60_000, num_threads=1)
+            train_bpe(documents(), 60_000, num_threads=1)
     finally:
-        signal.signal(signal.SIGINT, before)
+        is_over = True
+        ready.set()
         sender.join()
+        signal.signal(signal.SIGINT, before)

@@ -117,6 +117,24 @@ def test_each_byte_that_is_not_utf8_is_one_other_character(data: bytes) -> None:
     assert lengths == [len(p.decode()) for p in _core.bpe_pretokenize(other.encode())]
 
 
+@pytest.mark.parametrize(
+    "invalid",
+    [
+        b"\xc0\xaf",  # overlong
+        b"\xe0\x80\xaf",
+        b"\xf0\x80\x80\xaf",
+        b"\xed\xa0\x80",  # a surrogate
+        b"\xf4\x90\x80\x80",  # beyond U+10FFFF
+        b"\xf8\x88\x80\x80\x80",
+        b"\xe4\xb8",  # truncated
+        b"\x80\x80",
+    ],
+)
+def test_letters_join_one_invalid_byte_but_not_a_run_of_them(invalid: bytes) -> None:
+    assert _core.bpe_pretokenize(invalid + b"a") == [invalid, b"a"]
+    assert _core.bpe_pretokenize(b"\xffa") == [b"\xffa"]
+
+
 @pytest.mark.parametrize("cut", range(1, 4))
 def test_truncated_character_at_the_end_is_not_read_past(cut: int) -> None:
     assert _core.bpe_pretokenize("a\U00020000".encode()[:-cut]) == [
