@@ -238,11 +238,16 @@ def _device_rows(
 ) -> int:
     """The largest power of two that fits the device and divides the batch of a step.
 
-    Raises: UserError if not even one row does.
+    Raises: UserError if not even one row does, or a step does not divide among the devices.
     """
     if preset.device_batch_size is not None:
         return preset.device_batch_size
     assert gpu is not None
+    if batch % (config.seq_len * num_devices):
+        raise UserError(
+            f"plan: a step of {batch} tokens must be whole rows of {config.seq_len} on each GPU, "
+            f"got --num-gpus {num_devices}; take a power of two"
+        )
     capacity = MEMORY_SHARE * gpu.memory_gb * 1e9
     rows = MAX_DEVICE_ROWS
     while rows and (
@@ -253,9 +258,8 @@ def _device_rows(
     if not rows:
         need = memory(config, rows=1, num_devices=num_devices).total / 1e9
         raise UserError(
-            f"plan: {config.n_layer} layers must fit {capacity / 1e9:.0f} GB of each of "
-            f"{num_devices} {gpu.name} and a step of {batch} tokens divide among them, "
-            f"need {need:.0f} GB; take a smaller preset"
+            f"plan: {config.n_layer} layers must fit {capacity / 1e9:.0f} GB, which is "
+            f"{percent(MEMORY_SHARE)} of a {gpu.name}, got {need:.0f} GB; take a smaller preset"
         )
     return rows
 
