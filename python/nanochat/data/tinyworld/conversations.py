@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from nanochat.data.tinyworld import facts, numbers, spelling, stories, talk
@@ -54,7 +55,7 @@ _ANOTHER = Phrasings(
 
 def _sloppy(exchange: Exchange) -> Exchange:
     """The same question as typed in a hurry: no capitals, no mark at the end."""
-    return Exchange(**{**vars(exchange), "ask": exchange.ask.lower().rstrip("?.!")})
+    return replace(exchange, ask=exchange.ask.lower().rstrip("?.!"))
 
 
 def single(draw: Draw) -> Exchange:
@@ -88,15 +89,13 @@ def _story_told(draw: Draw) -> list[Exchange]:
 
 def story_question(draw: Draw) -> Exchange:
     """A story in the question, and something to be found in it."""
-    story = stories.tell(draw)
-    exchange = story.ask_some(draw, 1)[0]
-    return Exchange(**{**vars(exchange), "ask": f"{story.text}\n{exchange.ask}"})
+    return _story_read(draw, questions=1)[0]
 
 
-def _story_read(draw: Draw) -> list[Exchange]:
+def _story_read(draw: Draw, *, questions: int = 3) -> list[Exchange]:
     story = stories.tell(draw)
-    first, *rest = story.ask_some(draw, 3)
-    return [Exchange(**{**vars(first), "ask": f"{story.text}\n{first.ask}"}), *rest]
+    first, *rest = story.ask_some(draw, questions)
+    return [replace(first, ask=f"{story.text}\n{first.ask}"), *rest]
 
 
 def _one(draw: Draw) -> list[Exchange]:

@@ -66,7 +66,8 @@ MIXTURE: tuple[tuple[float, Callable[[Draw], str]], ...] = (
     (0.02, _several(numbers.sequence, 4)),
     (0.04, _talk),
 )
-STORY_SHARE = MIXTURE[0][0]
+# Documents that begin with a story: what a reader has to be told before the first word of one.
+STORY_SHARE = sum(share for share, make in MIXTURE if make in (_story, _story_questions))
 
 
 def document(index: int, *, split: Split, seed: int) -> str:
@@ -78,10 +79,10 @@ def document(index: int, *, split: Split, seed: int) -> str:
 def story_bits(index: int, *, split: Split, seed: int) -> tuple[str, float]:
     """Story number ``index`` and the bits that a perfect reader needs to predict it.
 
-    The bits are ``-log2 p`` of the choices by which the story was made, and of its being a plain
-    story at all among the documents. Their sum over many stories, divided by the bytes, is the
-    floor that a model's bits per byte on the same texts can approach and, on average, not beat by
-    more than the few bits by which two ways of choosing sometimes meet in one text.
+    The bits are ``-log2 p`` of the choices by which the story was made, plus those of the document
+    being one that begins with a story. Summed over many stories and divided by their bytes, that
+    is the ideal code length under the grammar: the bits per byte that a model can approach and, on
+    average, not beat, but for the rare texts to which two ways of choosing lead.
     """
     draw = Draw(seed, split, "story", index)
     story = stories.tell(draw)
