@@ -22,10 +22,10 @@ if(NOT NANOCHAT_HAS_CUDA)
 endif()
 
 set(NANOCHAT_GENCODE_PORTABLE
-  "SHELL:-gencode arch=compute_80,code=sm_80"
-  "SHELL:-gencode arch=compute_90,code=sm_90"
-  "SHELL:-gencode arch=compute_90,code=compute_90")
-set(NANOCHAT_GENCODE_HOPPER "SHELL:-gencode arch=compute_90a,code=sm_90a")
+  "-gencode=arch=compute_80,code=sm_80"
+  "-gencode=arch=compute_90,code=sm_90"
+  "-gencode=arch=compute_90,code=compute_90")
+set(NANOCHAT_GENCODE_HOPPER "-gencode=arch=compute_90a,code=sm_90a")
 
 # nanochat_add_cuda(target PORTABLE|HOPPER sources...)
 function(nanochat_add_cuda target family)
