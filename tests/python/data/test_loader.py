@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import threading
 import weakref
 from itertools import islice
@@ -121,6 +123,35 @@ def test_micro_batch_size_does_not_change_the_rows() -> None:
 
 def test_seed_changes_the_rows() -> None:
     assert not same(take(1, seed=1)[0], take(1, seed=2)[0])
+
+
+def test_each_block_and_epoch_is_shuffled_anew() -> None:
+    class Same:
+        name = "same"
+
+        def block(self, epoch: int, index: int) -> list[Any] | None:
+            return [[i] * SEQ_LEN for i in range(1, ROWS + 1)] if index < 2 else None
+
+    orders = [
+        tuple(step.inputs.view(ROWS, SEQ_LEN)[:, 1].tolist()) for step in take(4, source=Same())
+    ]
+    assert len(set(orders)) == 4  # two blocks in two epochs
+    assert {tuple(sorted(order)) for order in orders} == {tuple(range(1, ROWS + 1))}
+
+
+def test_thread_does_not_keep_the_interpreter_alive() -> None:
+    """A script that never closes its loader still ends."""
+    script = (
+        "from nanochat.data import GeneratedSource, Loader\n"
+        "render = lambda items: [([0, item + 1], None) for item in items]\n"
+        "loader = Loader(GeneratedSource(int), render=render, bos=0, seq_len=4, rows_per_step=2,\n"
+        "                device_rows=2, seed=0)\n"
+        "print(next(loader).inputs.shape)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (0, "torch.Size([1, 2, 4])\n"), done.stderr
 
 
 def test_statistics_are_those_of_the_steps() -> None:

@@ -110,6 +110,13 @@ def test_same_key_same_rows_and_order_depends_on_key() -> None:
     assert not (a.ids == c.ids).all()
 
 
+def test_rows_are_shuffled() -> None:
+    rows = pack(texts([10] * 50), bos=BOS, seq_len=10, key=(0,))
+    first = rows.ids[:, 1].tolist()
+    assert first != sorted(first)
+    assert first[::-1] != sorted(first)
+
+
 def test_conversations_are_masked_and_never_cut_to_fit() -> None:
     documents: list[Rendered] = [
         ([BOS, *range(10 * i + 1, 10 * i + 7)], [0, 0, 0, 0, 1, 1, 0]) for i in range(20)
@@ -119,6 +126,13 @@ def test_conversations_are_masked_and_never_cut_to_fit() -> None:
     assert sorted(rows.targets[rows.targets != IGNORE].tolist()) == sorted(
         10 * i + k for i in range(20) for k in (4, 5)
     )
+
+
+def test_bos_behind_a_conversation_is_no_target() -> None:
+    document: Rendered = ([BOS, 1, 2, 3], [0, 0, 1, 1])
+    rows = pack([document, document], bos=BOS, seq_len=7, key=(0,))
+    assert rows.ids.tolist() == [[BOS, 1, 2, 3] * 2]
+    assert rows.targets.tolist() == [[IGNORE, 2, 3, IGNORE, IGNORE, 2, 3]]
 
 
 def test_conversation_longer_than_a_row_loses_its_end() -> None:
