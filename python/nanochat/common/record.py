@@ -56,7 +56,6 @@ class StageRecord:
             num_tokens, total_flops, mfu, peak_memory_gib; any other name gets a row of its own.
         samples: Texts that a base model continued.
         conversations: Sampled conversations, in the form of ``nanochat.tokenizer.conversation``.
-        dollars_per_hour: Price of the machine; 0 for one that is owned.
     """
 
     started: str
@@ -67,7 +66,6 @@ class StageRecord:
     config: Mapping[str, Any] = field(default_factory=dict)
     samples: Sequence[str] = ()
     conversations: Sequence[Mapping[str, Any]] = ()
-    dollars_per_hour: float = 0.0
     commit: str = ""
     hardware: Hardware | None = None
     backends: Mapping[str, str] = field(default_factory=dict)  # op to the path that serves it

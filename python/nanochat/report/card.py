@@ -1,7 +1,8 @@
 """``report.md``: what a run did, measured and cost, from the files that it left.
 
-A pure function of the run folder: it can be made again at any time, from an unfinished run too.
-Stages without a record are said to be missing. Costs a second, most of it for the plots.
+A pure function of the run folder and of a price: it can be made again at any time, of an
+unfinished run too. Stages without a record are said to be missing. Costs a second, most of it for
+the plots.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 from nanochat.common.errors import UserError
 from nanochat.common.figures import count, dollars, duration
+from nanochat.common.hardware import Hardware
 from nanochat.common.paths import atomic_write
 from nanochat.common.record import Measure, StageRecord, read_metrics, read_stages
 from nanochat.report import tables
@@ -22,9 +24,11 @@ from nanochat.report.tables import Records, Table
 MAX_CONVERSATIONS = 3
 
 
-def write_card(run_dir: Path) -> Path:
+def write_card(run_dir: Path, *, dollars_per_hour: float = 0.0) -> Path:
     """Make ``run_dir/report.md`` and its ``plots/``. Returns the path of the page.
 
+    Args:
+        dollars_per_hour: Price of the machine, 0 for one that is owned.
     Raises: UserError if the folder holds no stage at all, or a record that cannot be read.
     """
     records = read_stages(run_dir)
@@ -39,38 +43,36 @@ def write_card(run_dir: Path) -> Path:
         if plot_training(read_metrics(log), image, title=stage, bounds=bounds):
             plots[stage] = image.relative_to(run_dir).as_posix()
     path = run_dir / "report.md"
-    atomic_write(path, render(records, plots))
+    atomic_write(path, render(records, plots, dollars_per_hour=dollars_per_hour))
     return path
 
 
-def render(records: Records, plots: Mapping[str, str]) -> str:
+def render(records: Records, plots: Mapping[str, str], *, dollars_per_hour: float) -> str:
     """The page; ``plots`` maps a stage to the address of its image."""
     sections = [
-        ["# nanochat report card", headline(records)],
+        ["# nanochat report card", headline(records, dollars_per_hour=dollars_per_hour)],
         ["## Measures", *_measures(records)],
         ["## Training", *_training(plots)],
         ["## Conversations", *_conversations(records)],
         *([["## The base model continues", *_samples(records)]] if _samples(records) else []),
-        ["## Time and cost", _markdown(tables.stages(records)), _cost_note(records)],
+        ["## Time and cost", *_cost(records, dollars_per_hour)],
         ["## Machine", *_machine(records)],
         ["## Talk to it", *_talk(records)],
-        ["## The command for every number", *_commands(records)],
+        ["## The command for every number", *_commands(records, dollars_per_hour)],
     ]
     return "\n\n".join(part for section in sections for part in section) + "\n"
 
 
-def headline(records: Records) -> str:
+def headline(records: Records, *, dollars_per_hour: float) -> str:
     """Two sentences for somebody who reads nothing else."""
-    metrics: dict[str, Measure] = {}
-    for record in records.values():
-        metrics.update({n: v for n, v in record.metrics.items() if isinstance(v, Measure)})
-    parts = [
-        f"{count(metrics[name].value)} {noun}"
-        for name, noun in (("num_parameters", "parameters"), ("num_tokens", "training tokens"))
-        if name in metrics
-    ]
-    seconds = sum(record.seconds for record in records.values())
-    cost = dollars(tables.total_dollars(records))
+    parts = []
+    if "base_train" in records:
+        metrics = records["base_train"].metrics
+        for name, noun in (("num_parameters", "parameters"), ("num_tokens", "training tokens")):
+            if isinstance(measure := metrics.get(name), Measure):
+                parts.append(f"{count(measure.value)} {noun}")
+    seconds = tables.total_seconds(records)
+    cost = dollars(seconds / 3600 * dollars_per_hour)
     parts.append(f"{len(records)} stages in {duration(seconds)} for {cost}")
     missing = [stage for stage in tables.JOURNEY if stage not in records]
     if not missing:
@@ -86,7 +88,9 @@ def _measures(records: Records) -> Iterable[str]:
     yield _markdown(table)
     yield (
         "`bpb` is bits per byte of text that the model has not seen, lower is better; a floor is "
-        "the entropy of the generator itself. Accuracies carry their 95 % Wilson interval."
+        "the entropy of the generator itself. `val bpb` is on documents for the base model and on "
+        "conversations for a chat model, so the two do not compare. Accuracies carry their 95 % "
+        "Wilson interval."
     )
 
 
@@ -152,25 +156,27 @@ def _code(text: str) -> str:
     return f"{fence}{pad}{' '.join(text.split())}{pad}{fence}".replace("|", r"\|")
 
 
-def _cost_note(records: Records) -> str:
-    prices = sorted({record.dollars_per_hour for record in records.values()} - {0.0})
-    if not prices:
-        return "No price per hour was given: a machine that one owns costs $0, electricity aside."
-    return "At " + " and ".join(f"{dollars(price)} an hour" for price in prices) + "."
+def _cost(records: Records, dollars_per_hour: float) -> Iterable[str]:
+    yield _markdown(tables.stages(records, dollars_per_hour=dollars_per_hour))
+    if dollars_per_hour:
+        yield f"At {dollars(dollars_per_hour)} an hour."
+    else:
+        yield "No price per hour was given: a machine that one owns costs $0, electricity aside."
 
 
 def _machine(records: Records) -> Iterable[str]:
     """One table per distinct machine, each naming its stages if there are several."""
-    machines: dict[Any, list[str]] = {}
+    machines: dict[Hardware, list[str]] = {}
     for stage, record in records.items():
         if record.hardware is not None:
-            machines.setdefault((record.hardware, record.commit), []).append(stage)
+            machines.setdefault(record.hardware, []).append(stage)
     if not machines:
         yield "Not known: no stage is complete."
-    for (hardware, commit), ran in machines.items():
+    for hardware, stages in machines.items():
         if len(machines) > 1:
-            yield f"Ran {', '.join(ran)}:"
-        yield _markdown(tables.machine(hardware, commit))
+            yield f"Ran {', '.join(stages)}:"
+        commits = dict.fromkeys(records[stage].commit for stage in stages)
+        yield _markdown(tables.machine(hardware, [commit for commit in commits if commit]))
     served = [record for record in records.values() if record.backends]
     if served:
         yield _markdown(tables.backends(served[-1]))
@@ -191,10 +197,11 @@ def _talk(records: Records) -> Iterable[str]:
     )
 
 
-def _commands(records: Records) -> Iterable[str]:
+def _commands(records: Records, dollars_per_hour: float) -> Iterable[str]:
     if records:
         yield _markdown(tables.commands(records), code={1})
-    yield "This page, in its folder, from the files there alone: `nanochat report --out .`"
+    price = f" --dollars-per-hour {dollars_per_hour:g}" if dollars_per_hour else ""
+    yield f"This page, in its folder, from the files there alone: `nanochat report --out .{price}`"
 
 
 def _markdown(table: Table, *, code: set[int] | None = None) -> str:

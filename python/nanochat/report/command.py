@@ -19,11 +19,13 @@ class ReportConfig:
     """Name of the run: its folder is NANOCHAT_HOME/runs/<run>."""
     out: Path | None = None
     """Folder of the run, instead of --run."""
+    dollars_per_hour: float = 0.0
+    """Price of the machine; 0 for one that you own."""
 
 
 def report(config: ReportConfig) -> None:
     """Write ``report.md`` and print the same numbers."""
     run_dir = config.out if config.out is not None else home() / "runs" / config.run
-    card = write_card(run_dir)
-    print_summary(run_dir)
+    card = write_card(run_dir, dollars_per_hour=config.dollars_per_hour)
+    print_summary(run_dir, dollars_per_hour=config.dollars_per_hour)
     say(f"report: {card}")

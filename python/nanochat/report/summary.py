@@ -13,14 +13,19 @@ from nanochat.report import tables
 from nanochat.report.card import headline
 
 
-def print_summary(run_dir: Path, console: Console | None = None) -> None:
+def print_summary(
+    run_dir: Path, console: Console | None = None, *, dollars_per_hour: float = 0.0
+) -> None:
     """Print measures, time and cost of the run in ``run_dir``."""
     console = console or Console()
     records = read_stages(run_dir)
-    for table in (tables.measures(records), tables.stages(records)):
+    for table in (
+        tables.measures(records),
+        tables.stages(records, dollars_per_hour=dollars_per_hour),
+    ):
         if table.rows:
             console.print(_rich(table))
-    console.print(Text(headline(records)))
+    console.print(Text(headline(records, dollars_per_hour=dollars_per_hour)))
 
 
 def _rich(table: tables.Table) -> RichTable:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from nanochat.common.figures import count, dollars, duration, percent
@@ -32,7 +32,7 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
 
-def machine(hardware: Hardware, commit: str) -> Table:
+def machine(hardware: Hardware, commits: Sequence[str]) -> Table:
     gpus = [f"{hardware.gpus.count(name)} x {name}" for name in dict.fromkeys(hardware.gpus)]
     memory = f", {hardware.gpu_memory_gib:.0f} GiB each" if gpus else ""
     cuda = f", CUDA {hardware.cuda}" if hardware.cuda else ", without CUDA"
@@ -44,7 +44,7 @@ def machine(hardware: Hardware, commit: str) -> Table:
             ("GPU", ", ".join(gpus) + memory if gpus else "none"),
             ("system", hardware.system),
             ("software", f"Python {hardware.python}, torch {hardware.torch}{cuda}"),
-            ("nanochat", f"{hardware.nanochat}, commit {commit or 'unknown'}"),
+            ("nanochat", f"{hardware.nanochat}, commit {', '.join(commits) or 'unknown'}"),
         ),
     )
 
@@ -53,7 +53,7 @@ def backends(record: StageRecord) -> Table:
     return Table(("operation", "served by"), tuple(record.backends.items()))
 
 
-def stages(records: Records) -> Table:
+def stages(records: Records, *, dollars_per_hour: float) -> Table:
     """Time and cost of each stage, the missing ones said to be missing, and the sum."""
     rows = []
     for stage in [*JOURNEY, *(name for name in records if name not in JOURNEY)]:
@@ -61,11 +61,11 @@ def stages(records: Records) -> Table:
         if record is None:
             rows.append((stage, JOURNEY[stage], "no record", MISSING, ""))
         else:
-            cost = record.seconds / 3600 * record.dollars_per_hour
             time = duration(record.seconds)
-            rows.append((stage, JOURNEY.get(stage, ""), time, dollars(cost), _remarks(record)))
-    total = sum(record.seconds for record in records.values())
-    rows.append(("total", "", duration(total), dollars(total_dollars(records)), ""))
+            cost = dollars(record.seconds / 3600 * dollars_per_hour)
+            rows.append((stage, JOURNEY.get(stage, ""), time, cost, _remarks(record)))
+    total = total_seconds(records)
+    rows.append(("total", "", duration(total), dollars(total / 3600 * dollars_per_hour), ""))
     return Table(("stage", "what", "time", "cost", "figures"), tuple(rows))
 
 
@@ -80,8 +80,8 @@ def _remarks(record: StageRecord) -> str:
     )
 
 
-def total_dollars(records: Records) -> float:
-    return sum(r.seconds / 3600 * r.dollars_per_hour for r in records.values())
+def total_seconds(records: Records) -> float:
+    return sum(record.seconds for record in records.values())
 
 
 def measures(records: Records) -> Table:

@@ -190,6 +190,7 @@ def _plan_at(
             steps=steps,
             sft_steps=sft_steps,
             num_devices=num_devices,
+            dollars_per_hour=dollars_per_hour,
         ),
     )
 
@@ -274,6 +275,7 @@ def _commands(
     steps: int,
     sft_steps: int,
     num_devices: int,
+    dollars_per_hour: float,
 ) -> tuple[tuple[str, ...], ...]:
     """One argument list per stage, in order, to be run in the root of the checkout."""
     here = ("--run", run)
@@ -282,6 +284,7 @@ def _commands(
         *("--eval-every", str(preset.eval_every), "--eval-tokens", str(preset.eval_tokens)),
         *("--save-every", str(preset.save_every), "--resume"),
     )
+    price = ("--dollars-per-hour", f"{dollars_per_hour:g}") if dollars_per_hour else ()
     one = ("python",)
     every = (
         ("torchrun", "--standalone", f"--nproc_per_node={num_devices}") if num_devices > 1 else one
@@ -305,7 +308,7 @@ def _commands(
             *("--num-iterations", str(sft_steps), *often),
         ),
         (*one, "scripts/chat_eval.py", *here),
-        (*one, "scripts/report.py", *here),
+        (*one, "scripts/report.py", *here, *price),
     )
 
 

@@ -152,11 +152,14 @@ def test_a_prompt_that_does_not_fit_is_wrong_and_reported(tiny_engine: Engine, k
     assert got.accuracy == pytest.approx(2 / 3)
 
 
-def test_a_context_that_is_full_to_the_last_token_is_scored(tiny_engine: Engine) -> None:
+@pytest.mark.parametrize(("kind", "num_too_long"), [("multiple_choice", 0), ("generative", 1)])
+def test_a_context_that_is_full_has_room_for_a_choice_only(
+    tiny_engine: Engine, kind: Kind, num_too_long: int
+) -> None:
     empty = tiny_engine.tokenizer.render_prompt({"messages": [{"role": "user", "content": ""}]})
     question = "x" * (tiny_engine.context - len(empty))
-    (got,) = run_tasks(tiny_engine, [Quiz([question], check=lambda reply: True)])
-    assert got.num_too_long == 0
+    (got,) = run_tasks(tiny_engine, [Quiz([question], check=lambda reply: True, kind=kind)])
+    assert got.num_too_long == num_too_long
 
 
 def test_progress_reaches_the_end(tiny_engine: Engine) -> None:

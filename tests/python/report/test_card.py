@@ -86,11 +86,22 @@ def test_a_run_that_is_still_training_has_a_card(run_dir: Path) -> None:
 
 
 def test_cost_is_hours_times_price(run_dir: Path) -> None:
-    rented = replace(read_stages(run_dir)["base_train"], seconds=7200.0, dollars_per_hour=24.0)
-    write_stage(run_dir, "base_train", rented)
-    card = write_card(run_dir).read_text()
+    write_stage(run_dir, "base_train", replace(read_stages(run_dir)["base_train"], seconds=7200.0))
+    card = write_card(run_dir, dollars_per_hour=24.0).read_text()
     assert "| base\\_train | pretraining | 2 h 00 min | $48 |" in card
     assert "At $24 an hour." in card
+    assert "nanochat report --out . --dollars-per-hour 24`" in card
+
+
+def test_machines_are_told_apart(run_dir: Path) -> None:
+    sft = read_stages(run_dir)["chat_sft"]
+    assert sft.hardware is not None
+    elsewhere = replace(sft.hardware, cpu="Imaginary 1", gpus=("H100", "H100"), gpu_memory_gib=79.6)
+    write_stage(run_dir, "chat_sft", replace(sft, hardware=elsewhere, commit="v0.2.0"))
+    card = write_card(run_dir).read_text()
+    assert "Ran tok_train, base_train, base_eval, chat_eval:" in card
+    assert "2 x H100, 80 GiB each" in card
+    assert "commit v0.2.0" in card
 
 
 def test_an_empty_folder_is_a_clear_error(tmp_path: Path) -> None:

@@ -161,6 +161,7 @@ def test_commands_are_the_stages_with_what_was_planned() -> None:
     train = plan.commands[1]
     assert train[:4] == ("torchrun", "--standalone", "--nproc_per_node=8", "scripts/base_train.py")
     assert train[-1] == "--resume"  # so that a journey that was killed continues
+    assert plan.commands[-1][-2:] == ("--dollars-per-hour", "24")
     options = dict(zip(train[4:-1:2], train[5:-1:2], strict=True))
     assert options["--run"] == "mine"
     assert options["--depth"] == "20"
