@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import unicodedata
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -89,9 +90,10 @@ def _ask_once(client: Client, runner: asyncio.Runner, question: str) -> None:
 
     def show(piece: Text | Tool | Done) -> None:
         if isinstance(piece, Tool):
-            print(f"[{piece.code} -> {piece.output}]", file=sys.stderr)
+            print(_harmless(f"[{piece.code} -> {piece.output}]"), file=sys.stderr)
         else:
-            print(piece.text if isinstance(piece, Text) else "\n", end="", flush=True)
+            text = _harmless(piece.text) if isinstance(piece, Text) else "\n"
+            print(text, end="", flush=True)
 
     try:
         runner.run(_answer(client, question, show))
@@ -106,9 +108,9 @@ def _converse(client: Client, runner: asyncio.Runner) -> None:
 
     def show(piece: Text | Tool | Done) -> None:
         if isinstance(piece, Text):
-            console.print(piece.text, end="", markup=False)
+            console.print(_harmless(piece.text), end="", markup=False)
         elif isinstance(piece, Tool):
-            shown = escape(f" {piece.code} = {piece.output} ")
+            shown = escape(_harmless(f" {piece.code} = {piece.output} "))
             console.print(f"[reverse dim]{shown}[/]", end=" ")
         else:
             note = "" if piece.reason == "stop" else f"{_REASONS[piece.reason]}, "
@@ -161,3 +163,8 @@ async def _answer(
     finally:
         loop.remove_signal_handler(signal.SIGINT)
         await asyncio.gather(*stopping)
+
+
+def _harmless(text: str) -> str:
+    """A model may say anything, terminal escapes too: control characters become U+FFFD."""
+    return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else "\ufffd" for c in text)

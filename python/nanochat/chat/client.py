@@ -142,9 +142,9 @@ class Client:
                     raise UserError(f"chat: {self.url} does not speak {SUBPROTOCOL}")
                 self._connection = connection
                 yield connection, hello
-        except (OSError, TimeoutError, websockets.WebSocketException) as error:
-            reason = str(error) or type(error).__name__
-            raise UserError(f"chat: cannot talk to {self.url}: {reason}") from error
+        except (OSError, websockets.WebSocketException) as error:
+            hint = "; is the server running?" if isinstance(error, OSError) else ""
+            raise UserError(f"chat: cannot talk to {self.url}: {error}{hint}") from error
         finally:
             self._connection = None
 

@@ -7,7 +7,9 @@
 Sameness. A completion depends on weights, prompt, sampling and seed, never on its neighbours: the
 prompt is cut into chunks at fixed places, decode always has the shape (slots, 1) over the whole
 cache with idle slots fed a dummy token, and noise is keyed by (seed, position, token). Tests
-compare tokens with ``==``. The price: one user alone pays for the whole batch shape.
+compare tokens, and bits of logits, with ``==``. On a CPU the thread computes alone: with two
+intra-op threads the slot decides which of them takes a row, and fp32 attention then differs in its
+last bits (measured, torch 2.13). The price: one user alone pays for the whole batch shape.
 
 Whoever asked is told through a callback on the engine thread, which must only pass things on:
 ``generate`` collects, ``stream`` (stream.py) hands over to an event loop.
@@ -74,12 +76,20 @@ class Engine:
         dtype: str | None = None,
         slots: int = 8,
     ) -> Self:
-        """Engine for a checkpoint; ``dtype`` fp32, bf16 or fp16, by default bf16 on CUDA only."""
+        """Engine for a checkpoint; ``dtype`` fp32, bf16 or fp16, by default bf16 on CUDA only.
+
+        Raises: ValueError for a dtype or device that is not there; UserError for the checkpoint.
+        """
         from nanochat.checkpoint import load_model
 
+        if dtype is not None and dtype not in _DTYPES:
+            raise ValueError(f"engine: dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"engine: device {device} cannot be used here: {reason}") from error
         name = dtype or ("bf16" if torch.device(device).type == "cuda" else "fp32")
-        if name not in _DTYPES:
-            raise ValueError(f"engine: dtype must be one of {', '.join(_DTYPES)}, got {name!r}")
         model, tokenizer, _ = load_model(path, device=device, dtype=_DTYPES[name])
         return cls(model, tokenizer, slots=slots)
 
@@ -179,6 +189,8 @@ class Engine:
     # What follows runs on the engine thread.
 
     def _run(self) -> None:
+        if self._device.type == "cpu":
+            _compute_on_this_thread_alone()
         try:
             with torch.no_grad():
                 while self._wait_for_work():
@@ -290,6 +302,19 @@ class Engine:
         for piece in shown:
             request.deliver(piece)
         request.deliver(request.completion())
+
+
+def _compute_on_this_thread_alone() -> None:
+    """One intra-op thread for the calling thread, and no change for any other.
+
+    ``set_num_threads`` acts on its caller, but also becomes the default of threads that start later;
+    a thread that sets the old number and ends puts that right.
+    """
+    number = torch.get_num_threads()
+    torch.set_num_threads(1)
+    restore = threading.Thread(target=torch.set_num_threads, args=(number,))
+    restore.start()
+    restore.join()
 
 
 def _collector(result: Future[Completion]) -> Callable[[Event], None]:

@@ -7,6 +7,7 @@ import random
 import threading
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -14,7 +15,8 @@ from torch import Tensor
 from nanochat.engine import Completion, Engine, Piece, Sampling
 from nanochat.engine.engine import PREFILL_CHUNK
 from nanochat.engine.request import Event
-from nanochat.model import GPT, KVCache
+from nanochat.engine.sampling import sample
+from nanochat.model import GPT, GPTConfig, KVCache
 from nanochat.tokenizer import Tokenizer
 
 
@@ -88,6 +90,33 @@ def test_tokens_do_not_depend_on_company_or_order(tiny_engine: Engine, company: 
         order = rng.sample(range(company), company)
         together = tiny_engine.generate([prompts[i] for i in order], [samplings[i] for i in order])
         assert [completion.ids for completion in together] == [alone[i] for i in order]
+
+
+def test_logits_are_equal_in_every_bit_whatever_the_slot(
+    byte_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wide enough for the library to split its work; the tiny model is below that."""
+    model = GPT(GPTConfig.from_depth(4, vocab_size=byte_tokenizer.vocab_size, seq_len=128))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
+    seen: dict[tuple[int, int], bytes] = {}
+
+    def spy(logits: np.ndarray, sampling: Sampling, *, seed: int, position: int) -> int:
+        bits = logits.tobytes()
+        assert seen.setdefault((seed, position), bits) == bits
+        return sample(logits, sampling, seed=seed, position=position)
+
+    monkeypatch.setattr("nanochat.engine.engine.sample", spy)
+    num_threads = torch.get_num_threads()
+    prompts = [prompt[:40] for prompt in _prompts(7)]
+    samplings = [Sampling(max_tokens=6, seed=i) for i in range(7)]
+    with Engine(model, byte_tokenizer, slots=7) as engine:
+        for order in (range(7), range(6, -1, -1), (3, 0, 6), (5,), (2,)):
+            engine.generate([prompts[i] for i in order], [samplings[i] for i in order])
+    assert len(seen) == 7 * 6
+    assert torch.get_num_threads() == num_threads  # ours is as it was
 
 
 def test_tokens_do_not_depend_on_arrivals_and_departures(tiny_engine: Engine) -> None:
