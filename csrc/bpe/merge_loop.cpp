@@ -32,6 +32,7 @@ namespace {
 
 constexpr uint32_t kBoundary = 0xFFFFFFFF;
 constexpr uint32_t kHole = 0xFFFFFFFE;
+constexpr uint32_t kNumBytes = 256;
 constexpr size_t kPrefetch = 16;  // visits ahead
 constexpr auto kPollInterval = std::chrono::milliseconds(20);
 
@@ -74,6 +75,7 @@ class WeightCursor {
 // What one merge sees on one side of the merged pairs, gathered by the neighbour's id.
 class Neighbours {
  public:
+  Neighbours() = default;
   explicit Neighbours(size_t num_ids) : totals_(num_ids) {}
 
   struct Total {
@@ -108,25 +110,25 @@ class Neighbours {
 
 class MergeLoop {
  public:
-  MergeLoop(std::vector<WeightedPiece> pieces, size_t num_merges)
-      : left_(256 + num_merges), right_(256 + num_merges) {
+  MergeLoop(std::vector<WeightedPiece> pieces, size_t num_merges) {
     std::erase_if(pieces, [](const WeightedPiece& piece) { return piece.bytes.size() < 2; });
     std::sort(pieces.begin(), pieces.end(),
               [](const WeightedPiece& a, const WeightedPiece& b) { return a.count > b.count; });
     lay_out(pieces);
-    length_.assign(256, 1);
+    num_merges_ = std::min(num_merges, symbols_.size());  // each merge takes at least one symbol
+    left_ = Neighbours(kNumBytes + num_merges_);
+    right_ = Neighbours(kNumBytes + num_merges_);
+    length_.assign(kNumBytes, 1);
     // The last of n merges is seen about (weighted bytes / n) / 70 times in natural text; half of
     // that leaves out most pairs and rarely asks for a second indexing.
-    floor_ = std::max<int64_t>(
-        1, total_weight_ / (128 * std::max<int64_t>(1, static_cast<int64_t>(num_merges))));
+    floor_ = std::max<int64_t>(1, total_weight_ / (128 * static_cast<int64_t>(num_merges_ + 1)));
   }
 
-  std::vector<Merge> run(size_t num_merges, const std::function<void()>& poll) {
+  std::vector<Merge> run(const std::function<void()>& poll) {
     std::vector<Merge> merges;
-    merges.reserve(num_merges);
     index_pairs();
     auto last_poll = std::chrono::steady_clock::now();
-    while (merges.size() < num_merges) {
+    while (merges.size() < num_merges_) {
       if (const auto now = std::chrono::steady_clock::now(); now - last_poll > kPollInterval) {
         poll();
         last_poll = now;
@@ -148,7 +150,7 @@ class MergeLoop {
   void lay_out(const std::vector<WeightedPiece>& pieces) {
     size_t num_cells = 1;
     for (const WeightedPiece& piece : pieces) num_cells += piece.bytes.size() + 1;
-    if (num_cells >= kHole) {
+    if (num_cells >= kHole - kNumBytes) {
       throw std::length_error("train_bpe: distinct pieces must be below 4 GiB in all, got " +
                               std::to_string(num_cells) + " bytes");
     }
@@ -297,6 +299,7 @@ class MergeLoop {
     }
   }
 
+  size_t num_merges_ = 0;
   std::vector<uint32_t> symbols_;
   std::vector<WeightStep> steps_;
   std::vector<uint32_t> length_;  // bytes of a token
@@ -311,7 +314,7 @@ class MergeLoop {
 
 std::vector<Merge> learn_merges(std::vector<WeightedPiece> pieces, size_t num_merges,
                                 const std::function<void()>& poll) {
-  return MergeLoop(std::move(pieces), num_merges).run(num_merges, poll);
+  return MergeLoop(std::move(pieces), num_merges).run(poll);
 }
 
 }  // namespace nanochat::bpe
