@@ -16,9 +16,19 @@ from nanochat.common.errors import UserError, run_main
 COMMANDS = {
     "speedrun": ("nanochat.speedrun", "SpeedrunConfig", "speedrun", "the whole journey"),
     "tok-train": ("nanochat.train.tok", "TokTrainConfig", "tok_train", "train a tokenizer"),
-    "tok-eval": ("nanochat.evals.tok", "TokEvalConfig", "tok_eval", "bytes per token of a tokenizer"),
+    "tok-eval": (
+        "nanochat.evals.tok",
+        "TokEvalConfig",
+        "tok_eval",
+        "bytes per token of a tokenizer",
+    ),
     "base-train": ("nanochat.train.base", "BaseTrainConfig", "base_train", "pretrain a model"),
-    "base-eval": ("nanochat.train.base_eval", "BaseEvalConfig", "base_eval", "evaluate it: bpb, samples"),
+    "base-eval": (
+        "nanochat.train.base_eval",
+        "BaseEvalConfig",
+        "base_eval",
+        "evaluate it: bpb, samples",
+    ),
     "chat-sft": ("nanochat.train.sft", "ChatSFTConfig", "chat_sft", "finetune it on conversations"),
     "chat-eval": ("nanochat.train.chat_eval", "ChatEvalConfig", "chat_eval", "run the chat tasks"),
     "chat-web": ("nanochat.serve", "ChatWebConfig", "run_chat_web", "serve it over websockets"),

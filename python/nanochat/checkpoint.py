@@ -96,7 +96,9 @@ def save_checkpoint(
             shutil.rmtree(old)
     except (OSError, SafetensorError, UserError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise UserError(f"checkpoint: cannot save {final}: {error}; older ones are intact") from error
+        raise UserError(
+            f"checkpoint: cannot save {final}: {error}; older ones are intact"
+        ) from error
     return final
 
 

@@ -129,6 +129,8 @@ def _run_stage(argv: tuple[str, ...]) -> None:
     if program == "python":
         command(Path(script).stem.replace("_", "-"), options)
         return
-    result = subprocess.run([sys.executable, "-m", "torch.distributed.run", script, *options], check=False)
+    result = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", script, *options], check=False
+    )
     if result.returncode:
         raise UserError(f"speedrun: {shlex.join(argv)} ended with status {result.returncode}")

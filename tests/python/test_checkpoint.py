@@ -23,9 +23,7 @@ def tokenizer() -> Tokenizer:
 
 @pytest.fixture
 def model(tokenizer: Tokenizer) -> GPT:
-    model = GPT(
-        GPTConfig.from_depth(1, vocab_size=tokenizer.vocab_size, seq_len=32, head_dim=32)
-    )
+    model = GPT(GPTConfig.from_depth(1, vocab_size=tokenizer.vocab_size, seq_len=32, head_dim=32))
     model.init_weights(seed=5)
     return model
 

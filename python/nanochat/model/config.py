@@ -131,6 +131,12 @@ class GPTConfig:
             _fail("value_embedding_period", rule, self.value_embedding_period)
         if self.value_embedding_period and not 0 < self.ve_gate_channels <= self.n_embd:
             _fail("ve_gate_channels", f"must be 1 to n_embd = {self.n_embd}", self.ve_gate_channels)
+        if self.ve_gate_scale != 3.0:
+            _fail(
+                "ve_gate_scale",
+                "must be 3, which the kernels of the pre-pass hold",
+                self.ve_gate_scale,
+            )
         if self.use_smear and not 0 < self.smear_gate_channels <= self.n_embd:
             rule = f"must be 1 to n_embd = {self.n_embd}"
             _fail("smear_gate_channels", rule, self.smear_gate_channels)

@@ -50,4 +50,3 @@ def text_render(tokenizer: Tokenizer) -> Render:
 
 def chat_render(tokenizer: Tokenizer) -> Render:
     return render_chat(tokenizer.render_conversation)
-

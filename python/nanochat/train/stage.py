@@ -131,9 +131,7 @@ def run_stage(stage: Stage, folder: Path, ranks: Ranks, *, resume: bool) -> None
                 model=model,
                 tokenizer=tokenizer,
                 meta={"stage": stage.name, "lr_scale": stage.lr_scale, "options": stage.options},
-                train=TrainState(
-                    tensors, {"position": asdict(position), "options": stage.options}
-                ),
+                train=TrainState(tensors, {"position": asdict(position), "options": stage.options}),
             )
         ranks.barrier()
 
@@ -192,4 +190,3 @@ def run_stage(stage: Stage, folder: Path, ranks: Ranks, *, resume: bool) -> None
             f"{stage.name}: {num_steps} steps, {count(position.tokens)} tokens at "
             f"{rate:,.0f} tokens/s, val bpb {final['val_bpb']:.4f}, {duration(position.seconds)}"
         )
-

@@ -101,4 +101,3 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     if not path.exists():
         raise UserError(f"train: no {path}; run tok-train with the same --run or --out first")
     return Tokenizer.load(path)
-
