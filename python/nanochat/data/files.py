@@ -132,7 +132,7 @@ class _ByteFile(TextFile):
         offsets, lines = [0], [1]
         with open_bytes(path) as stream:
             for data in self.scan(stream):
-                self._check_utf8(data, offsets[-1])
+                self._decode(data, offsets[-1])
                 offsets.append(offsets[-1] + len(data))
                 lines.append(lines[-1] + data.count(b"\n"))
                 if self.is_stream and offsets[-1] <= memory_bytes:
@@ -152,12 +152,11 @@ class _ByteFile(TextFile):
     def read_text(self, segment: int, reader: Reader) -> str:
         start, stop = self.offsets[segment : segment + 2].tolist()
         data = self._held[segment] if self._held else reader.ranges.read(self.path, start, stop)
-        self._check_utf8(data, start)
-        return data.decode().removeprefix("\ufeff")  # the byte order mark of some editors
+        return self._decode(data, start).removeprefix("\ufeff")  # byte order mark of some editors
 
-    def _check_utf8(self, data: bytes, start: int) -> None:
+    def _decode(self, data: bytes, start: int) -> str:
         try:
-            data.decode()
+            return data.decode()
         except UnicodeDecodeError as error:
             raise UserError(
                 f"data: {self.path} is not UTF-8 at byte {start + error.start}; convert it first, "
@@ -211,10 +210,15 @@ class JsonlFile(_ByteFile):
     def _value(self, line: str, where: str) -> Any:
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (
+            ValueError,
+            RecursionError,
+        ) as error:  # syntax, or numbers and nesting beyond Python's
+            reason = str(error)
+            if isinstance(error, json.JSONDecodeError):
+                reason = f"{error.msg} at column {error.colno}"
             raise UserError(
-                f"data: {where}: not valid JSON ({error.msg} at column {error.colno}); "
-                "each line must be one JSON object"
+                f"data: {where}: not valid JSON ({reason}); each line must be one JSON object"
             ) from error
         if not isinstance(row, dict) or self.field not in row:
             raise UserError(

@@ -245,7 +245,7 @@ def _produce(
 ) -> None:
     """Body of the thread. Whatever is raised is handed to the consumer as it is."""
     try:
-        if device.type == "cuda":
+        if device.type == "cuda" and device.index is not None:
             torch.cuda.set_device(device)  # or pinning would open a context on device 0
         for step in steps:
             if device.type == "cuda":

@@ -29,6 +29,7 @@ import numpy as np
 from nanochat.common.errors import UserError
 from nanochat.data.files import Reader, TextFile, find_files, open_file
 from nanochat.data.shuffle import uniform
+from nanochat.data.streams import MAX_CURSORS
 
 Item = Any  # a document (str) or a conversation (dict with "messages")
 Kind = Literal["text", "chat"]
@@ -38,8 +39,10 @@ BLOCK_BYTES = 2 << 20
 HELD_OUT = 200  # one document in this many is for validation
 MIN_HELD_OUT = 20  # but this many of a small corpus, up to a tenth of it
 _MEMORY_BYTES = 1 << 29  # of decompressed text that a corpus may hold; larger files are streamed
-_LANES = 8  # places of one compressed file that are read side by side
-_WAVE = 64  # compressed files that are read side by side
+_LANES = 8  # places of one streamed file that are read side by side
+_WAVE = (
+    MAX_CURSORS // 2
+)  # streamed places in all; at the turn of an epoch old and new ones are open
 
 
 class Source(Protocol):
@@ -79,10 +82,11 @@ class GeneratedSource:
 class Corpus:
     """The indexed files of a folder, glob or file; immutable once opened.
 
-    Opening reads .txt and .jsonl once (a few hundred MB/s), so that a damaged file is told before
-    training and not hours into it; of parquet it reads the footers. Compressed files stay in memory
-    while they take at most 512 MiB in all; the others are streamed, which costs decompressing them
-    about five times per epoch, and at each start up to four times before the first block.
+    Opening reads .txt and .jsonl once (a few hundred MB/s), so that a truncated file or one that is
+    not UTF-8 is told before training and not hours into it; of parquet it reads the footers.
+    Compressed files stay in memory while they take at most 512 MiB in all; the others are streamed,
+    which costs decompressing them about five times per epoch, and at each start up to four times
+    before the first block.
 
     Args:
         path: Folder (read recursively), glob pattern or file.
@@ -103,7 +107,6 @@ class Corpus:
         for file in find_files(path, kind):
             self.files.append(open_file(file, kind, memory_bytes))
             memory_bytes -= self.files[-1].held_bytes
-        self.num_bytes = sum(int(file.sizes.sum()) for file in self.files)  # decompressed
         self._limit = self._held_out_limit()
 
     def source(self, split: Split, *, seed: int = 0, block_bytes: int = BLOCK_BYTES) -> FileSource:
@@ -198,7 +201,7 @@ def _blocks(files: list[TextFile], seed: int, epoch: int, block_bytes: int) -> l
         n = len(order)
         place = (np.arange(n) + uniform(seed, epoch, number, 1)) / max(1, n)  # in [0, 1)
         if file.is_stream:
-            # At most _WAVE compressed files share a stretch of the epoch, or cursors would thrash.
+            # At most _WAVE streams share a stretch of the epoch, or cursors would thrash.
             place = (place + (streams_seen + epoch) % num_waves) / num_waves
             streams_seen += 1
         places.append(place)

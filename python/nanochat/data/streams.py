@@ -2,7 +2,7 @@
 
 A plain file is read by seeking. A compressed stream has no way in but its beginning, so a reader
 that stopped stays open and serves the range that starts where it stopped; any other range costs
-decompressing what lies before it (roughly 0.5-1 GB/s). The callers' orders are made of few long
+decompressing what lies before it (a few hundred MB/s). The callers' orders are made of few long
 runs for that reason (see sources.py).
 """
 
@@ -19,7 +19,7 @@ from nanochat.common.errors import UserError
 
 COMPRESSED = (".gz", ".zst")
 _CHUNK_BYTES = 1 << 17
-_MAX_CURSORS = 64  # open compressed readers per source; leaves room under the usual limit of 1024
+MAX_CURSORS = 64  # open compressed readers per source, each with a window of up to 8 MiB
 
 
 def is_compressed(path: Path) -> bool:
@@ -68,7 +68,7 @@ class RangeReader:
         cursor = self._cursors.pop((path, start), None) or self._skip(path, start)
         data = self._checked(read_bytes(cursor, path, stop - start), path, start, stop)
         self._cursors[path, stop] = cursor
-        if len(self._cursors) > _MAX_CURSORS:
+        if len(self._cursors) > MAX_CURSORS:
             self._cursors.popitem(last=False)[1].close()
         return data
 

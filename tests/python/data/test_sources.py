@@ -289,6 +289,8 @@ def test_bad_files_give_one_line_naming_the_file(tmp_path: Path) -> None:
         ("latin1.jsonl", latin1, f"not UTF-8 at byte {len(latin1) - 3}"),
         ("latin1.txt", b"ok\n" * 20_000 + b"caf\xe9", "not UTF-8 at byte 60003"),
         ("json.jsonl", lines(texts[:2]) + b'{"text": \n', r"json\.jsonl:3: not valid JSON"),
+        ("digits.jsonl", b'{"text": ' + b"1" * 5000 + b"}\n", r"digits\.jsonl:1: not valid JSON"),
+        ("nested.jsonl", b"[" * 200_000, r"nested\.jsonl:1: not valid JSON"),
         ("field.jsonl", lines(texts[:1]) + b'{"body": "x"}\n', r"field\.jsonl:2: no field 'text'"),
         ("list.jsonl", b"[1]\n", r"list\.jsonl:1: no field 'text'"),
         ("type.jsonl", b'{"text": 5}\n', r"type\.jsonl:1: 'text' must be a string, got int"),
