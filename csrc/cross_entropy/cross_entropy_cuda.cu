@@ -24,7 +24,8 @@ using cuda::store_vector;
 constexpr int kThreads = 512;
 
 struct Math {
-  __device__ __forceinline__ static float exp(float x) { return __expf(x); }
+  // Saturates like the CPU's, so that the largest logits give 0 and not infinity times 0.
+  __device__ __forceinline__ static float exp(float x) { return __expf(x > 88.0f ? 88.0f : x); }
   __device__ __forceinline__ static float reciprocal(float x) { return __frcp_rn(x); }
 };
 

@@ -1,9 +1,9 @@
 // Element maths of the loss, shared by the CPU loops and the kernels. F is a float or a vector of
-// floats, Math names exp and reciprocal for it.
+// floats; Math has exp (finite for any number) and reciprocal for it.
 //
-// With a softcap all is said in w = 1 - tanh(l / cap) = 2 / (1 + exp(2 l / cap)):
+// With a softcap all is said in e = exp(2 l / cap) and w = 1 - tanh(l / cap) = 2 / (e + 1):
 //   z = cap - cap w            so the softmax's exponent, shifted by the constant cap, is -cap w
-//   dz / dl = w (2 - w)        1 - tanh^2 without the cancellation of 1 - t * t
+//   dz / dl = w^2 e            1 - tanh^2 without cancellation on either side
 // One exponential and one division here, one exponential in the softmax; and no pass for the
 // maximum, which a bounded z does not need while exp(-2 cap) is a normal number.
 #pragma once
@@ -27,17 +27,13 @@ struct RowMaths {
   float origin;  // what the shift subtracts: w (0 is a bound), or the row's largest logit
 
   template <typename Math, typename F>
-  NANOCHAT_HD F one_minus_tanh(F logit) const {
-    return Math::reciprocal(Math::exp(logit * two_over_cap) + 1.0f) * 2.0f;
-  }
-
-  template <typename Math, typename F>
   NANOCHAT_HD Element<F> element(F logit) const {
     if constexpr (kSoftcap) {
-      const F w = one_minus_tanh<Math>(logit);
-      return {(origin - w) * cap, w * (2.0f - w)};
+      const F e = Math::exp(logit * two_over_cap);
+      const F w = one_minus_tanh<Math>(e);
+      return {(origin - w) * cap, w * w * e};
     } else {
-      return {logit - origin, logit * 0.0f + 1.0f};
+      return {logit - origin, F{} + 1.0f};
     }
   }
 
@@ -47,10 +43,16 @@ struct RowMaths {
   template <typename Math>
   NANOCHAT_HD void set_origin(float max_logit) {
     if constexpr (kSoftcap) {
-      origin = one_minus_tanh<Math>(max_logit);
+      origin = one_minus_tanh<Math>(Math::exp(max_logit * two_over_cap));
     } else {
       origin = max_logit;
     }
+  }
+
+ private:
+  template <typename Math, typename F>
+  NANOCHAT_HD static F one_minus_tanh(F e) {
+    return Math::reciprocal(e + 1.0f) * 2.0f;
   }
 };
 

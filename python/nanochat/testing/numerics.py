@@ -29,12 +29,16 @@ def relative_error(actual: Tensor, oracle: Tensor) -> float:
     return (difference / oracle.detach().double().norm().clamp_min(1e-300)).item()
 
 
-def assert_as_good_as(actual: Tensor, reference: Tensor, oracle: Tensor, what: str = "") -> None:
+def assert_as_good_as(
+    actual: Tensor, reference: Tensor, oracle: Tensor, what: str, *, scale: float | None = None
+) -> None:
     """Fail unless ``actual`` errs at most twice as much as ``reference``, plus a rounding floor.
 
-    The floor is relative to the oracle's largest value, by the dtype of ``reference``.
+    The floor is relative to ``scale``, the size of the numbers that the result is made of; without
+    one, to the oracle's largest value. Its fraction follows from the dtype of ``reference``.
     """
-    scale = oracle.detach().abs().max().item() if oracle.numel() else 0.0
+    if scale is None:
+        scale = oracle.detach().abs().max().item() if oracle.numel() else 0.0
     error = max_error(actual, oracle)
     allowed = 2 * max_error(reference, oracle) + FLOORS[reference.dtype] * scale
     assert error <= allowed, f"{what}: error {error:.3g}, allowed {allowed:.3g} (scale {scale:.3g})"

@@ -1,0 +1,213 @@
+"""The pre-pass against fp64 and finite differences, attention against a plain softmax."""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager
+
+import pytest
+import torch
+from torch import Tensor
+
+from nanochat import _core, ops
+from nanochat.ops import reference
+from nanochat.ops.backends import CPU_LEVELS
+from nanochat.testing.numerics import assert_as_good_as, same_bits
+
+OPTIONS = {"qk_scale": 1.2, "eps": 2.0**-23}
+NAMES = ("q_hat", "k_hat", "v_hat", "dq", "dk", "dv", "dve", "dgate")
+
+# (B, T, H, Hkv, D): length 1; no vector at all; one pair past a vector; GQA down to one head
+SHAPES = [
+    (1, 1, 1, 1, 2),
+    (2, 3, 2, 2, 30),
+    (2, 5, 4, 2, 34),
+    (3, 17, 6, 1, 64),
+    (1, 33, 4, 4, 128),
+]
+
+
+def force_level(level: str) -> AbstractContextManager[None]:
+    if CPU_LEVELS.index(level) > _core.cpu_level():
+        pytest.skip(f"this machine has no {level}")
+    return ops.force(cpu_level=level)
+
+
+def inputs(
+    B: int, T: int, H: int, Hkv: int, D: int, dtype: torch.dtype, *, values: bool = True
+) -> dict[str, Tensor]:
+    angle = 6 * torch.rand(T, D // 2)
+    x = {
+        "q": torch.randn(B, T, H, D).to(dtype),
+        "k": torch.randn(B, T, Hkv, D).to(dtype),
+        "v": torch.randn(B, T, Hkv, D).to(dtype),
+        "cos": angle.cos().bfloat16().float(),  # upstream's tables: not quite rotations
+        "sin": angle.sin().bfloat16().float(),
+    }
+    if values:
+        x["ve"] = torch.randn(B, T, Hkv, D).to(dtype)
+        x["gate"] = torch.randn(B, T, Hkv).to(dtype)
+    return x
+
+
+def results(path: ops.Path, x: dict[str, Tensor], weights: list[Tensor]) -> list[Tensor]:
+    """Outputs of the pre-pass and the gradients of their weighted sum."""
+    x = {
+        name: tensor.detach().requires_grad_() if name not in ("cos", "sin") else tensor
+        for name, tensor in x.items()
+    }
+    with ops.force(path):
+        outputs = ops.prepass(**x, **OPTIONS)
+    leaves = [x[name] for name in ("q", "k", "v", "ve", "gate") if name in x]
+    cotangents = [w.to(y.dtype) for y, w in zip(outputs, weights, strict=True)]
+    return [*outputs, *torch.autograd.grad(outputs, leaves, cotangents)]
+
+
+def weights_of(x: dict[str, Tensor]) -> list[Tensor]:
+    return [torch.randn(x[name].shape).to(x[name].dtype) for name in ("q", "k", "v")]
+
+
+def assert_close(x: dict[str, Tensor], weights: list[Tensor]) -> None:
+    oracle_inputs = {n: t if n in ("cos", "sin") else t.double() for n, t in x.items()}
+    oracle = results("reference", oracle_inputs, weights)
+    ours, torchs = results("native", x, weights), results("reference", x, weights)
+    for name, a, b, c in zip(NAMES, ours, torchs, oracle, strict=False):
+        assert a.dtype == x["q"].dtype
+        assert_as_good_as(a, b, c, name)
+
+
+@pytest.mark.parametrize("level", CPU_LEVELS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_prepass_is_as_exact_as_the_reference(
+    shape: tuple[int, ...], dtype: torch.dtype, level: str
+) -> None:
+    x = inputs(*shape, dtype)
+    with force_level(level):
+        assert_close(x, weights_of(x))
+
+
+def test_prepass_without_value_embeddings_returns_v() -> None:
+    x = inputs(2, 5, 2, 2, 16, torch.float32, values=False)
+    assert_close(x, weights_of(x))
+    assert ops.prepass(**x, **OPTIONS)[2] is x["v"]
+
+
+def test_prepass_reads_views_of_a_fused_projection_and_nothing_else() -> None:
+    B, T, H, D = 2, 7, 4, 48
+    fused = torch.full((B, T, 3 * H + 2, D + 16), float("nan"))  # a gap after each head and row
+    fused[:, :, : 3 * H, :D] = torch.randn(B, T, 3 * H, D)
+    x = inputs(B, T, H, H, D, torch.float32)
+    for i, name in enumerate(("q", "k", "v")):
+        x[name] = fused[:, :, i * H : (i + 1) * H, :D]
+    x["gate"] = x["gate"].repeat(1, 1, 2)[..., ::2]
+    assert_close(x, weights_of(x))
+
+
+def test_prepass_takes_one_table_per_row() -> None:
+    x = inputs(3, 4, 2, 2, 32, torch.float32)
+    angle = 6 * torch.rand(3, 4, 16)
+    x |= {"cos": angle.cos(), "sin": angle.sin()}
+    assert_close(x, weights_of(x))
+
+
+def test_prepass_of_an_empty_batch() -> None:
+    x = inputs(0, 4, 2, 1, 16, torch.float32)
+    outputs = results("native", x, weights_of(x))
+    assert [y.shape[0] for y in outputs] == [0] * 8
+
+
+def test_prepass_gradient_against_finite_differences() -> None:
+    x = {n: t.double() for n, t in inputs(2, 3, 4, 2, 6, torch.float32).items()}
+    cos, sin = x["cos"].float(), x["sin"].float()
+    leaves = [x[name].requires_grad_() for name in ("q", "k", "v", "ve", "gate")]
+
+    def function(q: Tensor, k: Tensor, v: Tensor, ve: Tensor, gate: Tensor) -> tuple[Tensor, ...]:
+        return ops.prepass(q, k, v, cos, sin, qk_scale=1.2, eps=0.3, ve=ve, gate=gate)
+
+    assert torch.autograd.gradcheck(function, leaves)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_prepass_repeats_give_the_same_bits_on_one_and_two_threads(dtype: torch.dtype) -> None:
+    x = inputs(4, 129, 4, 4, 64, dtype)  # enough work for a second thread
+    weights = weights_of(x)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        first = results("native", x, weights)
+        torch.set_num_threads(2)
+        again = [results("native", x, weights) for _ in range(3)]
+    finally:
+        torch.set_num_threads(before)
+    for outputs in again:
+        assert all(same_bits(a, b) for a, b in zip(first, outputs, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"k": torch.randn(2, 5, 3, 16)}, "multiple of the key/value heads, got 4 and 3"),
+        ({"k": torch.randn(2, 5, 2, 18)}, r"prepass: k must have shape \(2, 5, 2, 16\), got"),
+        ({"cos": torch.randn(4, 8)}, r"prepass: cos must have shape \(2, 5, 8\), got \(2, 4, 8\)"),
+        ({"sin": torch.randn(5, 8).double()}, "prepass: sin must be float32, got float64"),
+        ({"k": torch.randn(2, 5, 2, 16).bfloat16()}, "prepass: k must be float32, got bfloat16"),
+        ({"gate": None}, "ve and gate must be given together"),
+        ({"q": torch.randn(2, 5, 16, 4).mT}, "contiguous in its last dimension, got stride 4"),
+        ({"qk_scale": 0.0}, "qk_scale must be positive, got 0"),
+    ],
+)
+def test_prepass_names_the_broken_rule(change: dict[str, object], message: str) -> None:
+    arguments = inputs(2, 5, 4, 2, 16, torch.float32) | OPTIONS | change
+    with pytest.raises(ValueError, match=message):
+        ops.prepass(**arguments)
+
+
+def softmax_attention(x: dict[str, Tensor], window: int | None) -> Tensor:
+    """One query at a time, in fp64."""
+    q, k, v = reference.prepass(**{n: t.double() for n, t in x.items()}, **OPTIONS)
+    B, T, H, D = q.shape
+    group = H // k.shape[2]
+    out = torch.empty_like(q)
+    for b in range(B):
+        for h in range(H):
+            for i in range(T):
+                first = 0 if window is None else max(0, i - window)
+                keys = k[b, first : i + 1, h // group]
+                p = torch.softmax(keys @ q[b, i, h] / math.sqrt(D), dim=0)
+                out[b, i, h] = p @ v[b, first : i + 1, h // group]
+    return out
+
+
+@pytest.mark.parametrize("window", [None, 0, 1, 3, 8, 9, 100])
+def test_attention_sees_its_window(window: int | None) -> None:
+    x = inputs(2, 9, 4, 2, 16, torch.float32)
+    ours = ops.attention(**x, window=window, **OPTIONS)
+    torch.testing.assert_close(ours.double(), softmax_attention(x, window), rtol=1e-5, atol=1e-5)
+
+
+def test_attention_refuses_a_negative_window() -> None:
+    with pytest.raises(ValueError, match="window must not be negative, got -1"):
+        ops.attention(**inputs(1, 2, 1, 1, 4, torch.float32), window=-1)
+
+
+def test_prepass_op_obeys_the_rules_of_torch_library() -> None:
+    x = inputs(2, 3, 2, 2, 8, torch.float32)
+    for name in ("q", "k", "v", "ve", "gate"):
+        x[name].requires_grad_()
+    arguments = tuple(x[n] for n in ("q", "k", "cos", "sin", "v", "ve", "gate"))
+    torch.library.opcheck(torch.ops.nanochat.prepass, arguments, OPTIONS)
+
+
+def test_attention_compiles_into_one_graph() -> None:
+    x = inputs(1, 6, 2, 2, 8, torch.float32)
+    x["q"].requires_grad_()
+
+    def loss() -> Tensor:
+        return ops.attention(**x, window=2, **OPTIONS).square().sum()
+
+    torch.compiler.reset()
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
+    (gradient,) = torch.autograd.grad(loss(), x["q"])
+    (compiled_gradient,) = torch.autograd.grad(compiled(), x["q"])
+    torch.testing.assert_close(compiled_gradient, gradient)
