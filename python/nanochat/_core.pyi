@@ -2,6 +2,11 @@
 
 from collections.abc import Iterable
 
+# Build and machine
+def cuda_built() -> bool: ...
+def cuda_devices() -> list[tuple[int, int]]: ...
+def cpu_level() -> int: ...
+
 # BPE
 SPLIT_PATTERN: str
 UNICODE_VERSION: str
@@ -9,3 +14,62 @@ UNICODE_VERSION: str
 def bpe_train(texts: Iterable[str | bytes], vocab_size: int, num_threads: int) -> list[bytes]: ...
 def bpe_pretokenize(text: bytes) -> list[bytes]: ...
 def bpe_char_class(code_point: int) -> int: ...
+
+# Tensors arrive as (address, sizes, strides, dtype), a place to run as (is_cuda, num_threads,
+# cpu_level, device, stream): nanochat.ops.native makes both.
+_View = tuple[int, tuple[int, ...], tuple[int, ...], int]
+_Placement = tuple[bool, int, int, int, int]
+
+# Attention
+def prepass_forward(
+    where: _Placement,
+    q: _View,
+    k: _View,
+    cos: _View,
+    sin: _View,
+    v: _View | None,
+    ve: _View | None,
+    gate: _View | None,
+    q_hat: _View,
+    k_hat: _View,
+    v_hat: _View | None,
+    q_inv_rms: _View,
+    k_inv_rms: _View,
+    *,
+    qk_scale: float,
+    eps: float,
+) -> None: ...
+def prepass_backward(
+    where: _Placement,
+    dq_hat: _View,
+    dk_hat: _View,
+    q_hat: _View,
+    k_hat: _View,
+    q_inv_rms: _View,
+    k_inv_rms: _View,
+    cos: _View,
+    sin: _View,
+    dv_hat: _View | None,
+    ve: _View | None,
+    gate: _View | None,
+    dq: _View,
+    dk: _View,
+    dve: _View | None,
+    dgate: _View | None,
+    *,
+    qk_scale: float,
+) -> None: ...
+
+# Cross-entropy
+def cross_entropy_rows(
+    where: _Placement,
+    logits: _View,
+    targets: _View,
+    loss: _View,
+    *,
+    vocab_size: int,
+    ignore_index: int,
+    softcap: float,
+    with_gradient: bool,
+    grad_scale: float,
+) -> None: ...

@@ -14,22 +14,10 @@ from torch import Tensor
 from nanochat import _core
 from nanochat.ops import native, reference
 from nanochat.ops.backends import choose
+from nanochat.ops.library import register
+from nanochat.ops.native import view, view_or_none
 
 QK_NORM_EPS = 2.0**-23  # default eps of F.rms_norm in fp32
-
-# Functional ops, as torch.compile wants them. The optional tensors come together; v_hat, dve and
-# dgate are empty without them. The low-level registration costs a third of @custom_op's overhead.
-_LIBRARY = torch.library.Library("nanochat", "FRAGMENT")
-_LIBRARY.define(
-    "prepass(Tensor q, Tensor k, Tensor cos, Tensor sin, Tensor? v, Tensor? ve, Tensor? gate, *, "
-    "float qk_scale, float eps) "
-    "-> (Tensor q_hat, Tensor k_hat, Tensor v_hat, Tensor q_inv_rms, Tensor k_inv_rms)"
-)
-_LIBRARY.define(
-    "prepass_backward(Tensor dq_hat, Tensor dk_hat, Tensor q_hat, Tensor k_hat, Tensor q_inv_rms, "
-    "Tensor k_inv_rms, Tensor cos, Tensor sin, Tensor? dv_hat, Tensor? ve, Tensor? gate, *, "
-    "float qk_scale) -> (Tensor dq, Tensor dk, Tensor dve, Tensor dgate)"
-)
 
 Five = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 Four = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -74,12 +62,12 @@ def _prepass(
 ) -> Five:
     native.check_same_device("prepass", q, k, cos, sin, v, ve, gate)
     out = _allocate_forward(q, k, ve)
-    q_hat, k_hat, v_hat, q_inv_rms, k_inv_rms = map(native.view, out)
-    view, batch = native.view, q.shape[0]
+    q_hat, k_hat, v_hat, q_inv_rms, k_inv_rms = map(view, out)
+    batch = q.shape[0]
     _core.prepass_forward(
         native.placement(q),
         view(q), view(k), view(_table(cos, batch)), view(_table(sin, batch)),
-        view(v), view(ve), view(gate),
+        view_or_none(v), view_or_none(ve), view_or_none(gate),
         q_hat, k_hat, None if ve is None else v_hat, q_inv_rms, k_inv_rms,
         qk_scale=qk_scale, eps=eps,
     )  # fmt: skip
@@ -102,8 +90,8 @@ def _prepass_backward(
     qk_scale: float,
 ) -> Four:
     out = _allocate_backward(q_hat, k_hat, ve)
-    dq, dk, dve, dgate = map(native.view, out)
-    view, batch = native.view, q_hat.shape[0]
+    dq, dk, dve, dgate = map(view, out)
+    batch = q_hat.shape[0]
     # Bound to names: a view does not keep a copy alive.
     dq_hat, dk_hat = _rows(dq_hat), _rows(dk_hat)
     dv_hat = None if dv_hat is None else _rows(dv_hat)
@@ -112,7 +100,7 @@ def _prepass_backward(
         view(dq_hat), view(dk_hat),
         view(q_hat), view(k_hat), view(q_inv_rms), view(k_inv_rms),
         view(_table(cos, batch)), view(_table(sin, batch)),
-        view(dv_hat), view(ve), view(gate),
+        view_or_none(dv_hat), view_or_none(ve), view_or_none(gate),
         dq, dk, None if ve is None else dve, None if ve is None else dgate,
         qk_scale=qk_scale,
     )  # fmt: skip
@@ -122,39 +110,6 @@ def _prepass_backward(
 def _rows(gradient: Tensor) -> Tensor:
     """Autograd may hand over expanded gradients (of a sum, say), whose rows are not in memory."""
     return gradient if gradient.stride(-1) == 1 else gradient.contiguous()
-
-
-def _prepass_fake(
-    q: Tensor,
-    k: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    v: Tensor | None,
-    ve: Tensor | None,
-    gate: Tensor | None,
-    *,
-    qk_scale: float,
-    eps: float,
-) -> Five:
-    return _allocate_forward(q, k, ve)
-
-
-def _prepass_backward_fake(
-    dq_hat: Tensor,
-    dk_hat: Tensor,
-    q_hat: Tensor,
-    k_hat: Tensor,
-    q_inv_rms: Tensor,
-    k_inv_rms: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    dv_hat: Tensor | None,
-    ve: Tensor | None,
-    gate: Tensor | None,
-    *,
-    qk_scale: float,
-) -> Four:
-    return _allocate_backward(q_hat, k_hat, ve)
 
 
 def _save(
@@ -179,12 +134,25 @@ def _autograd(ctx: Any, dq_hat: Tensor, dk_hat: Tensor, dv_hat: Tensor, *_: Any)
     return dq, dk, None, None, dv, dve, dgate
 
 
-for _key in ("CPU", "CUDA"):
-    _LIBRARY.impl("prepass", _prepass, _key)
-    _LIBRARY.impl("prepass_backward", _prepass_backward, _key)
-torch.library.register_fake("nanochat::prepass", _prepass_fake, lib=_LIBRARY)
-torch.library.register_fake("nanochat::prepass_backward", _prepass_backward_fake, lib=_LIBRARY)
-torch.library.register_autograd("nanochat::prepass", _autograd, setup_context=_save, lib=_LIBRARY)
+# The optional tensors come together; v_hat, dve and dgate are empty without them.
+register(
+    "prepass(Tensor q, Tensor k, Tensor cos, Tensor sin, Tensor? v, Tensor? ve, Tensor? gate, *, "
+    "float qk_scale, float eps) "
+    "-> (Tensor q_hat, Tensor k_hat, Tensor v_hat, Tensor q_inv_rms, Tensor k_inv_rms)",
+    kernel=_prepass,
+    fake=lambda q, k, cos, sin, v, ve, gate, **_: _allocate_forward(q, k, ve),
+    backward=_autograd,
+    save=_save,
+)
+register(
+    "prepass_backward(Tensor dq_hat, Tensor dk_hat, Tensor q_hat, Tensor k_hat, Tensor q_inv_rms, "
+    "Tensor k_inv_rms, Tensor cos, Tensor sin, Tensor? dv_hat, Tensor? ve, Tensor? gate, *, "
+    "float qk_scale) -> (Tensor dq, Tensor dk, Tensor dve, Tensor dgate)",
+    kernel=_prepass_backward,
+    fake=lambda _dq, _dk, q_hat, k_hat, _rq, _rk, _cos, _sin, _dv, ve, _gate, **_: (
+        _allocate_backward(q_hat, k_hat, ve)
+    ),
+)
 
 
 def prepass(

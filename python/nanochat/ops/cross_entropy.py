@@ -17,19 +17,10 @@ from torch import Tensor
 from nanochat import _core
 from nanochat.ops import native, reference
 from nanochat.ops.backends import choose
+from nanochat.ops.library import register
 
 _CHUNK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 28}  # logits of a chunk: 8 MB, 512 MB in bf16
 _ROW_ALIGNMENT = 64  # elements; rows of logits start at a cache line, and at 16 bytes on CUDA
-
-_LIBRARY = torch.library.Library("nanochat", "FRAGMENT")
-_LIBRARY.define(
-    "cross_entropy(Tensor x, Tensor weight, Tensor targets, *, float softcap, int ignore_index, "
-    "int vocab_size, bool needs_dx, bool needs_dw) -> (Tensor loss, Tensor dx, Tensor dw)"
-)
-_LIBRARY.define(
-    "cross_entropy_rows(Tensor x, Tensor weight, Tensor targets, *, float softcap, "
-    "int ignore_index, int vocab_size) -> Tensor nats"
-)
 
 Three = tuple[Tensor, Tensor, Tensor]
 
@@ -113,32 +104,6 @@ def _allocate(x: Tensor, weight: Tensor, needs_dx: bool, needs_dw: bool) -> Thre
     )
 
 
-def _cross_entropy_fake(
-    x: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    *,
-    softcap: float,
-    ignore_index: int,
-    vocab_size: int,
-    needs_dx: bool,
-    needs_dw: bool,
-) -> Three:
-    return _allocate(x, weight, needs_dx, needs_dw)
-
-
-def _cross_entropy_rows_fake(
-    x: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    *,
-    softcap: float,
-    ignore_index: int,
-    vocab_size: int,
-) -> Tensor:
-    return x.new_empty(x.shape[0], dtype=torch.float32)
-
-
 def _save(
     ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: Three
 ) -> None:
@@ -166,18 +131,23 @@ def _autograd_rows(ctx: Any, *_: Any) -> tuple[Any, ...]:
     )
 
 
-for _key in ("CPU", "CUDA"):
-    _LIBRARY.impl("cross_entropy", _cross_entropy, _key)
-    _LIBRARY.impl("cross_entropy_rows", _cross_entropy_rows, _key)
-for _op, _fake in (
-    ("cross_entropy", _cross_entropy_fake),
-    ("cross_entropy_rows", _cross_entropy_rows_fake),
-):
-    torch.library.register_fake(f"nanochat::{_op}", _fake, lib=_LIBRARY)
-torch.library.register_autograd(
-    "nanochat::cross_entropy", _autograd, setup_context=_save, lib=_LIBRARY
+register(
+    "cross_entropy(Tensor x, Tensor weight, Tensor targets, *, float softcap, int ignore_index, "
+    "int vocab_size, bool needs_dx, bool needs_dw) -> (Tensor loss, Tensor dx, Tensor dw)",
+    kernel=_cross_entropy,
+    fake=lambda x, weight, targets, *, needs_dx, needs_dw, **_: _allocate(
+        x, weight, needs_dx, needs_dw
+    ),
+    backward=_autograd,
+    save=_save,
 )
-torch.library.register_autograd("nanochat::cross_entropy_rows", _autograd_rows, lib=_LIBRARY)
+register(
+    "cross_entropy_rows(Tensor x, Tensor weight, Tensor targets, *, float softcap, "
+    "int ignore_index, int vocab_size) -> Tensor nats",
+    kernel=_cross_entropy_rows,
+    fake=lambda x, weight, targets, **_: x.new_empty(x.shape[0], dtype=torch.float32),
+    backward=_autograd_rows,
+)
 
 
 def _check(x: Tensor, weight: Tensor, targets: Tensor, reduction: str, vocab_size: int) -> None:

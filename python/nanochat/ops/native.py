@@ -13,14 +13,17 @@ Placement = tuple[bool, int, int, int, int]
 _DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float64: 2, torch.int64: 3}  # dtype.h
 
 
-def view(tensor: Tensor | None) -> View | None:
-    """Address, sizes, strides and dtype of ``tensor``, which must outlive the call."""
-    if tensor is None:
-        return None
+def view(tensor: Tensor) -> View:
+    """Address, sizes, strides and dtype of ``tensor``, which the caller keeps alive."""
     code = _DTYPE_CODES.get(tensor.dtype)
     if code is None:
         raise ValueError(f"ops: native kernels take no {tensor.dtype}; convert to float32")
     return tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), code
+
+
+def view_or_none(tensor: Tensor | None) -> View | None:
+    """The view of an optional tensor."""
+    return None if tensor is None else view(tensor)
 
 
 def placement(tensor: Tensor) -> Placement:

@@ -84,13 +84,14 @@ class _CudaClock:
         self._flush = torch.empty(_L2_BYTES, dtype=torch.uint8, device="cuda")
 
     def __call__(self, candidate: Candidate) -> float:
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        events: Any = torch.cuda.Event  # untyped in PyTorch
+        start, end = events(enable_timing=True), events(enable_timing=True)
         self._flush.zero_()
         start.record()
         candidate()
         end.record()
         end.synchronize()
-        return start.elapsed_time(end)
+        return float(start.elapsed_time(end))
 
 
 def _wall_ms(candidate: Candidate) -> float:

@@ -19,14 +19,14 @@ def max_error(actual: Tensor, oracle: Tensor) -> float:
         return float("inf")
     if actual.numel() == 0:
         return 0.0
-    error = (actual.detach().double() - oracle.detach().double()).abs().max().item()
+    error = float((actual.detach().double() - oracle.detach().double()).abs().max())
     return error if error == error else float("inf")
 
 
 def relative_error(actual: Tensor, oracle: Tensor) -> float:
     """Frobenius norm of the difference over that of the oracle."""
     difference = (actual.detach().double() - oracle.detach().double()).norm()
-    return (difference / oracle.detach().double().norm().clamp_min(1e-300)).item()
+    return float(difference / oracle.detach().double().norm().clamp_min(1e-300))
 
 
 def assert_as_good_as(
