@@ -1,10 +1,10 @@
 """Checkpoints that are complete or absent, verified when read, free of pickle.
 
-    <root>/step_000400/  model.safetensors   fp32 weights
-                         config.json         GPTConfig and what the stage wants to remember ("meta")
-                         tokenizer.json      so that a checkpoint can be talked to on its own
-                         train/              optimizer as full logical tensors, loader and loop as JSON
-                         manifest.json       size and SHA-256 of every file above, written last
+    <root>/step_000400/  model.safetensors  fp32 weights
+                         config.json        GPTConfig, and what the stage remembers
+                         tokenizer.json     so that a checkpoint can be talked to on its own
+                         train/             optimizer as full logical tensors; place in the data
+                         manifest.json      size and SHA-256 of every file above, written last
 
 A save goes to a temporary folder, every file is fsynced, then one rename makes it visible. A folder
 without a manifest that matches is torn: :func:`latest` skips it with a warning.
@@ -103,7 +103,7 @@ def save_checkpoint(
 
 
 def latest(root: Path) -> Path | None:
-    """The newest complete checkpoint under ``root``; torn or damaged ones are skipped, with a warning."""
+    """The newest complete checkpoint under ``root``; damaged ones are skipped, with a warning."""
     for folder in _steps(root):
         damage = _damage(folder)
         if damage is None:

@@ -12,6 +12,7 @@ from nanochat import _core, ops
 from nanochat.common.hardware import probe
 from nanochat.common.paths import home
 from nanochat.common.ranks import compute_dtype, default_device
+from nanochat.ops.backends import CPU_LEVELS
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,9 @@ def info(_: InfoConfig) -> None:
     dtype = str(compute_dtype(device)).removeprefix("torch.")
     console = Console(soft_wrap=True)
     console.print(f"nanochat {hardware.nanochat}, torch {hardware.torch}, files in {home()}")
-    console.print(f"native core: {_core.build_info()}", highlight=False)
+    cuda = "with CUDA kernels" if _core.cuda_built() else "without CUDA kernels"
+    level = CPU_LEVELS[_core.cpu_level()]
+    console.print(f"native core: built {cuda}, CPU rows run at {level}", highlight=False)
     console.print(f"machine: {hardware.cpu}, {hardware.num_cores} cores", highlight=False)
     for name in hardware.gpus:
         console.print(f"GPU: {name}", highlight=False)

@@ -58,7 +58,7 @@ class SpeedrunConfig:
 
 
 def speedrun(config: SpeedrunConfig) -> None:
-    """Run the journey that ``config`` names; ends with the report card and how to talk to the model."""
+    """Run the journey of ``config``; ends with the report card and how to talk to the model."""
     plan, run = _plan(config)
     if config.plan:
         Console().print(format_plan(plan))
@@ -127,6 +127,7 @@ def _run_stage(argv: tuple[str, ...]) -> None:
     """One line of the plan: in this process, or as torchrun's."""
     program, script, *options = argv
     if program == "python":
+        sys.argv = [script, *options]  # what the record of the stage gives as its command
         command(Path(script).stem.replace("_", "-"), options)
         return
     result = subprocess.run(

@@ -110,7 +110,7 @@ def test_full_disk_is_one_line_and_loses_nothing(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match="cannot save .*step_000002.*No space left on device"):
+    with pytest.raises(UserError, match=r"cannot save .*step_000002.*No space left on device"):
         save(tmp_path, 2, model, tokenizer)
     monkeypatch.undo()
     assert [p.name for p in tmp_path.iterdir()] == [older.name]

@@ -1,8 +1,8 @@
-"""Keep freed memory: on glibc, large tensors otherwise come from and go back to the kernel at each use.
+"""Keep freed memory: on glibc, large tensors come from and go back to the system at each use.
 
-A training step on the CPU frees and takes the same hundreds of megabytes again and again; fresh pages
-cost a fault each. Measured on a d4 step of 8,192 tokens, 2 cores: 2.75 s -> 1.84 s of CPU time, page
-faults 3.1 M -> 0.6 M.
+A training step on the CPU frees and takes the same hundreds of megabytes again and again, and fresh
+pages cost a fault each. Measured on a d4 step of 8,192 tokens, 2 cores: 2.75 s -> 1.84 s of CPU
+time, page faults 3.1 M -> 0.6 M.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a person sees while a stage works: one live bar on a terminal, a line now and then elsewhere."""
+"""What a person sees while a stage works: a live bar on a terminal, lines at times elsewhere."""
 
 from __future__ import annotations
 

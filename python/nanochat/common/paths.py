@@ -16,7 +16,7 @@ from nanochat.common.errors import UserError
 
 
 def home() -> Path:
-    """Root of everything the journey reads and writes: ``NANOCHAT_HOME`` or ``~/.cache/nanochat``."""
+    """Root of all that the journey reads and writes: ``NANOCHAT_HOME`` or ``~/.cache/nanochat``."""
     return Path(os.environ.get("NANOCHAT_HOME") or Path.home() / ".cache" / "nanochat")
 
 

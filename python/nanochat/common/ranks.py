@@ -43,8 +43,8 @@ class Ranks:
 def ranks(device: str | None = None) -> Iterator[Ranks]:
     """Join the process group that torchrun describes in the environment; leave it at the end.
 
-    ``device`` is cuda, cpu or mps; None takes the best one that is there. CUDA ranks talk over nccl,
-    the others over gloo.
+    ``device`` is cuda, cpu or mps; None takes the best one that is there. CUDA ranks talk over
+    nccl, the others over gloo.
     """
     kind = device or default_device()
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -76,7 +76,7 @@ def default_device() -> str:
 
 
 def compute_dtype(device: torch.device | str, name: str | None = None) -> torch.dtype:
-    """Activation dtype: ``name`` (fp32, bf16), else ``NANOCHAT_DTYPE``, else what the chip is fast in.
+    """Activation dtype: ``name`` (fp32, bf16), else ``NANOCHAT_DTYPE``, else what is fast.
 
     bf16 on CUDA from sm_80 and on CPUs with bf16 dot products (AVX512_BF16, AMX); fp32 elsewhere.
     """

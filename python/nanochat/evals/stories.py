@@ -1,4 +1,4 @@
-"""Tinyworld's stories against their entropy: the one text of which we know how predictable it is."""
+"""Tinyworld's stories against their entropy: a text of which we know how predictable it is."""
 
 from __future__ import annotations
 

@@ -1,17 +1,19 @@
 """The GPT: one module, two architectures (SPEC of the constants: config.py).
 
 classic  embed, norm, L x [attention, relu^2 MLP], norm, untied head, softcap 15
-modern   adds, in this order: smear, per-layer residual scalars over x and x0, gated value embeddings
-         on every second layer, 1.2 on the normed queries and keys, sliding windows, backout
+modern   adds, in this order: smear, residual scalars over x and x0 per layer, gated value
+         embeddings on every second layer, 1.2 on normed queries and keys, windows, backout
 
-Weights are fp32 masters, cast to ``compute_dtype`` where they are used; the residual stream lives in
-``compute_dtype``; norms, softcap and loss are computed in fp32. Heads run through ``nanochat.ops``.
+Weights are fp32 masters, cast to ``compute_dtype`` where they are used; the residual stream lives
+in ``compute_dtype``; norms, softcap and loss are computed in fp32. Attention and loss run through
+``nanochat.ops``.
 State-dict keys are those of karpathy/nanochat, so that checkpoints are interchangeable.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +22,8 @@ from torch import Tensor, nn
 from nanochat import ops
 from nanochat.model.config import GPTConfig
 from nanochat.model.kv_cache import KVCache
+
+Reduction = Literal["sum", "none"]
 
 
 class Linear(nn.Module):
@@ -78,7 +82,8 @@ class Attention(nn.Module):
             )  # fmt: skip
         else:
             y = self._attend_cached(q, k, v, cos, sin, ve, gate, cache)
-        return self.c_proj(y.reshape(batch, num_new, -1))
+        out: Tensor = self.c_proj(y.reshape(batch, num_new, -1))
+        return out
 
     def _attend_cached(
         self,
@@ -113,7 +118,8 @@ class MLP(nn.Module):
         self.c_proj = Linear(4 * config.n_embd, config.n_embd)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.c_proj(F.relu(self.c_fc(x)).square())
+        out: Tensor = self.c_proj(F.relu(self.c_fc(x)).square())
+        return out
 
 
 class Block(nn.Module):
@@ -127,7 +133,8 @@ class Block(nn.Module):
         self, x: Tensor, ve: Tensor | None, cos: Tensor, sin: Tensor, cache: KVCache | None
     ) -> Tensor:
         x = x + self.attn(rms_norm(x, self.eps), ve, cos, sin, cache)
-        return x + self.mlp(rms_norm(x, self.eps))
+        out: Tensor = x + self.mlp(rms_norm(x, self.eps))
+        return out
 
 
 class Transformer(nn.Module):
@@ -222,7 +229,7 @@ class GPT(nn.Module):
     def forward(self, ids: Tensor, *, cache: KVCache | None = None) -> Tensor:
         """Logits (B, T, V), fp32, of the token after each of ``ids`` (B, T) int64.
 
-        With ``cache``, ``ids`` continue what each row of the cache holds, and the rows advance by T.
+        With ``cache``, ``ids`` continue what each of its rows holds, and the rows advance by T.
         Raises: ValueError if the tokens do not fit seq_len or the cache.
         """
         x = self.hidden(ids, cache=cache)
@@ -238,7 +245,7 @@ class GPT(nn.Module):
         """-log p of each target, (B, T) fp32, 0 where the target is -1."""
         return self._cross_entropy(ids, targets, reduction="none").view(targets.shape)
 
-    def _cross_entropy(self, ids: Tensor, targets: Tensor, *, reduction: str) -> Tensor:
+    def _cross_entropy(self, ids: Tensor, targets: Tensor, *, reduction: Reduction) -> Tensor:
         x = self.hidden(ids)
         return ops.cross_entropy(
             x.view(-1, x.shape[-1]),
@@ -275,11 +282,8 @@ class GPT(nn.Module):
         return rms_norm(x, config.norm_eps)
 
     def _smear(self, x: Tensor, cache: KVCache | None) -> Tensor:
-        """Mix a little of the previous token's embedding into each; the first has none before it."""
-        if cache is None:
-            first = torch.zeros_like(x[:, :1])
-        else:
-            first = cache.previous[:, None].to(x.dtype)
+        """Mix some of the previous token's embedding into each; the first has none before it."""
+        first = torch.zeros_like(x[:, :1]) if cache is None else cache.previous[:, None].to(x.dtype)
         previous = torch.cat([first, x[:, :-1]], dim=1)
         if cache is not None:
             cache.previous.copy_(x[:, -1])
@@ -287,7 +291,7 @@ class GPT(nn.Module):
         return x + (self.smear_lambda * gate).to(x.dtype) * previous
 
     def _rope(self, num_new: int, cache: KVCache | None) -> tuple[Tensor, Tensor]:
-        """Tables for the new positions: (T, D/2), or (B, T, D/2) when rows have their own lengths."""
+        """Tables of the new positions: (T, D / 2), or (B, T, D / 2) for rows of a cache."""
         limit = self.config.seq_len
         if cache is None:
             if num_new > limit:

@@ -25,7 +25,7 @@ _LAYER = {
 
 
 def hf_config(config: GPTConfig) -> dict[str, Any]:
-    """Fields of transformers' ``NanoChatConfig``. Raises: ValueError unless ``config`` is classic."""
+    """Fields of transformers' ``NanoChatConfig``. Raises: ValueError unless it is classic."""
     if config.arch != "classic":
         raise ValueError(f"hf: only arch classic fits transformers' NanoChat, got {config.arch}")
     return {

@@ -72,7 +72,7 @@ class KVCache:
         self.v[layer].index_put_((rows, positions), v.to(self.v.dtype))
 
     def mask(self, num_new: int, window: int | None) -> Tensor:
-        """(B, 1, T, S) bool: query t of a row sees keys up to its own position, and ``window`` back."""
+        """(B, 1, T, S) bool: a query sees keys up to its own position, and ``window`` back."""
         device = self.k.device
         query = self.lengths[:, None, None] + torch.arange(num_new, device=device)[:, None]
         key = torch.arange(self.capacity, device=device)

@@ -2,8 +2,8 @@
 
     torchrun --standalone --nproc_per_node=8 scripts/base_train.py --depth 20
 
-The depth decides width, data, batch and learning rates (SPEC of the formulas: optim/scaling.py); small
-runs give ``--total-batch-size`` and ``--num-iterations`` themselves.
+The depth decides width, data, batch and learning rates (formulas: optim/scaling.py); small runs
+give ``--total-batch-size`` and ``--num-iterations`` themselves.
 """
 
 from __future__ import annotations

@@ -8,13 +8,20 @@ from pathlib import Path
 from nanochat.checkpoint import load_model
 from nanochat.common.console import say
 from nanochat.common.ranks import compute_dtype, default_device
+from nanochat.common.record import Measure, now
 from nanochat.data import validation_rows
 from nanochat.engine import Engine, Sampling
 from nanochat.evals.bpb import bits_per_byte
 from nanochat.evals.stories import story_bpb
-from nanochat.common.record import Measure, StageRecord, now, this_command, write_stage
 from nanochat.train.inputs import TINYWORLD, text_render, text_sources
-from nanochat.train.run import Stopwatch, exclusive, is_done, result_options, run_dir
+from nanochat.train.run import (
+    Stopwatch,
+    exclusive,
+    is_done,
+    result_options,
+    run_dir,
+    write_record,
+)
 
 PROMPTS = (
     "Once upon a time",
@@ -85,13 +92,13 @@ def base_eval(config: BaseEvalConfig) -> None:
         samples = [prompt + reply.text for prompt, reply in zip(PROMPTS, replies, strict=True)]
         for sample in samples:
             say(f"  | {' '.join(sample.split())}")
-        record = StageRecord(
+        write_record(
+            folder,
+            "base_eval",
             started=started,
             seconds=watch.seconds,
-            command=this_command(),
             model="base",
             config=options,
             metrics=metrics,
             samples=samples,
         )
-        write_stage(folder, "base_eval", record)

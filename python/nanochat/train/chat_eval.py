@@ -9,19 +9,27 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.checkpoint import load_model
-from nanochat.common.console import say, ticker
+from nanochat.common.console import Ticker, say, ticker
 from nanochat.common.figures import duration
 from nanochat.common.paths import atomic_write
 from nanochat.common.ranks import compute_dtype, default_device
-from nanochat.engine import Completion, Engine, Sampling
+from nanochat.common.record import Measure, now
+from nanochat.engine import Engine, Sampling
 from nanochat.evals.stories import story_bpb
-from nanochat.evals.tasks import EvalResult, mean_centred, run_tasks
-from nanochat.common.record import Measure, StageRecord, now, this_command, write_stage
+from nanochat.evals.tasks import EvalResult, content_parts, mean_centred, run_tasks
 from nanochat.tasks import TASKS
 from nanochat.tokenizer import Tokenizer
-from nanochat.train.run import Stopwatch, exclusive, is_done, result_options, run_dir
+from nanochat.train.run import (
+    Stopwatch,
+    exclusive,
+    is_done,
+    result_options,
+    run_dir,
+    write_record,
+)
 
 SLOTS = 32  # prompts that decode together
+MAX_REPLY_TOKENS = 120
 
 # What a visitor may say first; each line follows the model's answer to the one before.
 CONVERSATIONS = (
@@ -74,16 +82,16 @@ def chat_eval(config: ChatEvalConfig) -> None:
         metrics["mean_centred"] = mean_centred(results)
         for result in results:
             metrics[result.name] = result.measure
-        record = StageRecord(
+        write_record(
+            folder,
+            "chat_eval",
             started=started,
             seconds=watch.seconds,
-            command=this_command(),
             model="sft",
             config=options,
             metrics=metrics,
             conversations=conversations,
         )
-        write_stage(folder, "chat_eval", record)
 
 
 def _run_tasks(engine: Engine, config: ChatEvalConfig, folder: Path) -> list[EvalResult]:
@@ -91,12 +99,16 @@ def _run_tasks(engine: Engine, config: ChatEvalConfig, folder: Path) -> list[Eva
     results = []
     for task in TASKS:
         with ticker(f"chat-eval {task.name}", config.num_examples) as bar:
+
+            def progress(_: str, num_done: int, __: int, bar: Ticker = bar) -> None:
+                bar.update(num_done)
+
             (result,) = run_tasks(
                 engine,
                 [task],
                 num_examples=config.num_examples,
                 seed=config.seed,
-                on_progress=lambda _, done, __, bar=bar: bar.update(done),
+                on_progress=progress,
             )
         lines = "".join(json.dumps(row) + "\n" for row in result.records)
         atomic_write(folder / "chat_eval" / f"{task.name}.jsonl", lines)
@@ -112,18 +124,14 @@ def _run_tasks(engine: Engine, config: ChatEvalConfig, folder: Path) -> list[Eva
 def converse(
     engine: Engine, tokenizer: Tokenizer, lines: Sequence[str], *, seed: int
 ) -> list[dict[str, Any]]:
-    """The messages of a conversation in which the user says ``lines``."""
+    """The messages of a conversation in which the user says ``lines``, while the context lasts."""
+    sampling = Sampling(max_tokens=MAX_REPLY_TOKENS, temperature=0.6, top_k=50, seed=seed)
     messages: list[dict[str, Any]] = []
     for line in lines:
-        messages.append({"role": "user", "content": line})
-        prompt = tokenizer.render_prompt({"messages": messages})
-        sampling = Sampling(max_tokens=160, temperature=0.6, top_k=50, seed=seed)
+        question = {"role": "user", "content": line}
+        prompt = tokenizer.render_prompt({"messages": [*messages, question]})
+        if len(prompt) + MAX_REPLY_TOKENS > engine.context:
+            break
         (reply,) = engine.generate([prompt], sampling)
-        messages.append({"role": "assistant", "content": parts(reply)})
+        messages += [question, {"role": "assistant", "content": content_parts(reply)}]
     return messages
-
-
-def parts(reply: Completion) -> list[dict[str, str]]:
-    """Content of an assistant message, in the form that conversations are rendered from."""
-    names = {"text": "text", "tool_call": "python", "tool_output": "python_output"}
-    return [{"type": names[piece.kind], "text": piece.text} for piece in reply.pieces]

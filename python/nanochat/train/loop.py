@@ -1,8 +1,8 @@
 """The training loop that pretraining and finetuning share.
 
-One step: every rank sums -log p over its micro-batches, divided by the number of targets of the whole
-step over all ranks (the loader knows it), so gradients add up to those of one mean over all tokens. A
-micro-batch without targets adds zero. The optimizer reduces over ranks.
+One step: every rank sums -log p over its micro-batches, divided by the number of targets of the
+whole step over all ranks (the loader knows it), so gradients add up to those of one mean over all
+tokens. A micro-batch without targets adds zero. The optimizer reduces over ranks.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from torch import Tensor
 from nanochat.common.console import ticker
 from nanochat.common.errors import UserError
 from nanochat.common.ranks import Ranks
+from nanochat.common.record import MetricsLog
 from nanochat.data import Step
 from nanochat.model import GPT
 from nanochat.optim import MuonAdamW
-from nanochat.common.record import MetricsLog
 
 
 @dataclass
@@ -70,8 +70,8 @@ def train(
             loss = _step(model, optimizer, step, ranks)
             if not math.isfinite(loss):
                 raise UserError(
-                    f"{title}: loss is {loss} at step {position.step}; the last checkpoint is intact, "
-                    "lower the learning rate or look at the data"
+                    f"{title}: loss is {loss} at step {position.step}; the last checkpoint is "
+                    "intact, lower the learning rate or look at the data"
                 )
             elapsed = time.perf_counter() - start
             num_tokens = step.inputs.numel() * ranks.world_size

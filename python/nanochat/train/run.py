@@ -9,12 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from nanochat import ops
 from nanochat.checkpoint import TrainState, latest, load_train
 from nanochat.common.console import say
 from nanochat.common.errors import UserError
 from nanochat.common.figures import duration
 from nanochat.common.paths import file_lock, home
-from nanochat.common.record import read_stages
+from nanochat.common.record import StageRecord, read_stages, this_command, write_stage
 
 TOKENIZER = "tokenizer.json"
 
@@ -84,6 +85,12 @@ def _check_options(what: str, saved: Mapping[str, Any], options: Mapping[str, An
     if differing:
         pairs = ", ".join(f"{k} {saved.get(k)!r} -> {options.get(k)!r}" for k in differing)
         raise UserError(f"train: {what} has other options: {pairs}; give another --run or --out")
+
+
+def write_record(folder: Path, stage: str, **fields: Any) -> None:
+    """Save the record of a finished stage; ``fields`` are those of ``StageRecord``."""
+    paths = {f"{row.op} on {row.device}": f"{row.path}: {row.reason}" for row in ops.backends()}
+    write_stage(folder, stage, StageRecord(command=this_command(), backends=paths, **fields))
 
 
 class Stopwatch:

@@ -1,7 +1,7 @@
-"""One training stage from start, or from where it was killed, to its record: pretraining, finetuning.
+"""One training stage from its start, or from where it was killed, to its record.
 
-A stage brings a model, a source and a schedule; this file owns what must be the same for all of them:
-exact resume, checkpoints before evaluations, metrics, one record at the end.
+A stage (pretraining, finetuning) brings a model, a source and a schedule; this file owns what must
+be the same for all: exact resume, checkpoints before evaluations, metrics, a record at the end.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from nanochat.common.console import say
 from nanochat.common.errors import UserError
 from nanochat.common.figures import count, duration
 from nanochat.common.ranks import Ranks
+from nanochat.common.record import MetricsLog, now
 from nanochat.data import Loader, Render, Source, validation_rows
 from nanochat.evals.bpb import bits_per_byte
 from nanochat.model import GPT
 from nanochat.optim import MuonAdamW, Schedule
-from nanochat.common.record import MetricsLog, StageRecord, now, this_command, write_stage
 from nanochat.tokenizer import Tokenizer
 from nanochat.train.loop import Position, train
-from nanochat.train.run import find_resume
+from nanochat.train.run import find_resume, write_record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,10 +171,11 @@ def run_stage(stage: Stage, folder: Path, ranks: Ranks, *, resume: bool) -> None
     final = evaluate()
     if ranks.is_main:
         rate = position.tokens / max(position.seconds, 1e-9)
-        record = StageRecord(
+        write_record(
+            folder,
+            stage.name,
             started=started,
             seconds=position.seconds,
-            command=this_command(),
             model=stage.checkpoint,
             config=stage.options,
             metrics={
@@ -185,7 +186,6 @@ def run_stage(stage: Stage, folder: Path, ranks: Ranks, *, resume: bool) -> None
                 "packing_waste": waste,
             },
         )
-        write_stage(folder, stage.name, record)
         say(
             f"{stage.name}: {num_steps} steps, {count(position.tokens)} tokens at "
             f"{rate:,.0f} tokens/s, val bpb {final['val_bpb']:.4f}, {duration(position.seconds)}"

@@ -9,11 +9,19 @@ from pathlib import Path
 from nanochat.common.console import say, ticker
 from nanochat.common.errors import UserError
 from nanochat.common.figures import count, duration
+from nanochat.common.record import now
 from nanochat.data import Source, items
 from nanochat.tokenizer import MIN_VOCAB_SIZE, Tokenizer
 from nanochat.train.inputs import TINYWORLD, text_sources
-from nanochat.common.record import StageRecord, now, this_command, write_stage
-from nanochat.train.run import TOKENIZER, Stopwatch, exclusive, is_done, result_options, run_dir
+from nanochat.train.run import (
+    TOKENIZER,
+    Stopwatch,
+    exclusive,
+    is_done,
+    result_options,
+    run_dir,
+    write_record,
+)
 
 MAX_DOCUMENT_CHARS = 10_000  # no single document decides the vocabulary
 
@@ -58,17 +66,17 @@ def tok_train(config: TokTrainConfig) -> None:
             say(f"tok-train: the text has merges for {tokenizer.vocab_size} ids only")
         tokenizer.save(folder / TOKENIZER)
         ratio = bytes_per_token(tokenizer, _texts(held_out, 200_000, title=None))
-        record = StageRecord(
+        write_record(
+            folder,
+            "tok_train",
             started=started,
             seconds=watch.seconds,
-            command=this_command(),
             config=options,
             metrics={"vocab_size": tokenizer.vocab_size, "bytes_per_token": ratio},
         )
-        write_stage(folder, "tok_train", record)
         say(
-            f"tok-train: {count(tokenizer.vocab_size)} ids, {ratio:.2f} bytes per token on held-out "
-            f"text, {duration(watch.seconds)}"
+            f"tok-train: {count(tokenizer.vocab_size)} ids, {ratio:.2f} bytes per token on "
+            f"held-out text, {duration(watch.seconds)}"
         )
 
 

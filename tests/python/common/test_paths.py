@@ -34,7 +34,7 @@ def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match="cannot save .*b.txt: No space left on device"):
+    with pytest.raises(UserError, match=r"cannot save .*b\.txt: No space left on device"):
         atomic_write(path, "new")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["b.txt"]

@@ -26,7 +26,8 @@ STEPS = 6
 def base_config(out: Path) -> BaseTrainConfig:
     return BaseTrainConfig(
         out=out, depth=2, head_dim=32, seq_len=64, device_batch_size=2, total_batch_size=512,
-        num_iterations=STEPS, eval_every=3, eval_tokens=512, save_every=2, resume=True, device="cpu",
+        num_iterations=STEPS, eval_every=3, eval_tokens=512, save_every=2, resume=True,
+        device="cpu",
     )  # fmt: skip
 
 
@@ -175,7 +176,7 @@ def test_two_gloo_ranks_then_one(undisturbed: Path, tmp_path: Path) -> None:
         "import sys; from pathlib import Path; from dataclasses import replace;"
         f"sys.path.insert(0, {str(Path(__file__).parent)!r});"
         "from test_stages import base_config; from nanochat.train.base import base_train;"
-        f"base_train(replace(base_config(Path({str(tmp_path)!r})), save_every=4, num_iterations={STEPS}))"
+        f"base_train(replace(base_config(Path({str(tmp_path)!r})), save_every=4))"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run(
@@ -200,5 +201,4 @@ def test_two_gloo_ranks_then_one(undisturbed: Path, tmp_path: Path) -> None:
             path.unlink()
     with pytest.warns(UserWarning, match="skipping .*step_000006"):
         base_train(base_config(tmp_path))
-    for name, tensor in weights(tmp_path).items():
-        torch.testing.assert_close(tensor, weights(undisturbed)[name], atol=5e-2, rtol=5e-2)
+    assert losses(tmp_path) == pytest.approx(losses(undisturbed), rel=2e-3)
