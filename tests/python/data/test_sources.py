@@ -15,7 +15,7 @@ import pytest
 import zstandard
 
 from nanochat.common.errors import UserError
-from nanochat.data import Corpus, GeneratedSource, Source, files, items, sources
+from nanochat.data import Corpus, GeneratedSource, Source, files, items, sources, streams
 
 
 def documents(name: str, n: int) -> list[str]:
@@ -134,17 +134,31 @@ def test_many_small_files_are_spread(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("small_segments", "streamed")
 def test_more_streams_than_cursors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "_WAVE", 4)
+    monkeypatch.setattr(sources, "_WAVE", 2)
+    monkeypatch.setattr(streams, "MAX_CURSORS", 4)
+    opened: list[Path] = []
+    skip = streams.RangeReader._skip
+    monkeypatch.setattr(
+        streams.RangeReader,
+        "_skip",
+        lambda self, path, start: opened.append(path) or skip(path, start),
+    )
     texts: list[str] = []
     for i in range(10):
         texts += documents(f"f{i}", 30)
         write(tmp_path / f"{i}.jsonl.zst", texts[-30:])
     corpus = Corpus(tmp_path)
-    found = blocks(corpus.source("train", block_bytes=2000))
+    opened.clear()
+    source = corpus.source("train", block_bytes=2000)
+    found = blocks(source)
+    assert (
+        len(opened) <= 2 * 10
+    )  # each is opened where the epoch begins in it, and once at its start
+    assert len(source._reader.ranges._cursors) <= 4
     assert Counter(t for b in found for t in b) + Counter(items(corpus.source("val"))) == Counter(
         texts
     )
-    assert max(len({t.split()[0] for t in b}) for b in found) <= 8  # two waves may meet in a block
+    assert max(len({t.split()[0] for t in b}) for b in found) <= 4  # two waves may meet in a block
 
 
 def test_text_file_is_cut_at_paragraph_ends(tmp_path: Path) -> None:
@@ -270,6 +284,7 @@ def test_bad_files_give_one_line_naming_the_file(tmp_path: Path) -> None:
     texts = documents("a", 3000)
     zst, gz = zstandard.compress(lines(texts)), gzip.compress(lines(texts))
     parquet = parquet_bytes(tmp_path, texts)
+    large = lines(documents("a", 5000))  # too many to be read for the split
     latin1 = lines(texts) + '{"text": "caf\u00e9"}'.encode("latin-1")
     cases: list[tuple[str, bytes, str]] = [
         ("cut.jsonl.zst", zst[:-100], "truncated"),
@@ -277,6 +292,7 @@ def test_bad_files_give_one_line_naming_the_file(tmp_path: Path) -> None:
         ("not.jsonl.zst", b"plain text, not zstd", "cannot be read"),
         ("cut.jsonl.gz", gz[:-2000], "truncated"),
         ("flipped.jsonl.gz", gz[:2000] + bytes(200) + gz[2200:], "cannot be read|UTF-8"),
+        ("garbage.jsonl.gz", gz[:10] + b"\xff" * 100, "cannot be read"),
         ("not.jsonl.gz", b"plain text, not gzip", "cannot be read"),
         ("cut.parquet", parquet[:-500], "truncated or damaged"),
         ("not.parquet", b"plain text", "truncated or damaged"),
@@ -287,8 +303,9 @@ def test_bad_files_give_one_line_naming_the_file(tmp_path: Path) -> None:
             "row 1: 'text' must be a string, got int",
         ),
         ("latin1.jsonl", latin1, f"not UTF-8 at byte {len(latin1) - 3}"),
+        ("large.jsonl", large + b"\xe9", f"not UTF-8 at byte {len(large)}"),
         ("latin1.txt", b"ok\n" * 20_000 + b"caf\xe9", "not UTF-8 at byte 60003"),
-        ("json.jsonl", lines(texts[:2]) + b'{"text": \n', r"json\.jsonl:3: not valid JSON"),
+        ("json.jsonl", lines(texts) + b'{"text": \n', r"json\.jsonl:3001: not valid JSON"),
         ("digits.jsonl", b'{"text": ' + b"1" * 5000 + b"}\n", r"digits\.jsonl:1: not valid JSON"),
         ("nested.jsonl", b"[" * 200_000, r"nested\.jsonl:1: not valid JSON"),
         ("field.jsonl", lines(texts[:1]) + b'{"body": "x"}\n', r"field\.jsonl:2: no field 'text'"),
