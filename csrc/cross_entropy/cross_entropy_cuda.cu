@@ -22,6 +22,7 @@ using cuda::reduce_block;
 using cuda::store_vector;
 
 constexpr int kThreads = 512;
+constexpr int kBlocksPerSm = 2;  // at least: 64 registers; ptxas alone aims at 32 and spills
 
 struct Math {
   // Saturates like the CPU's, so that the largest logits give 0 and not infinity times 0.
@@ -62,7 +63,7 @@ __device__ __forceinline__ void for_each_column(T* row, int64_t n, const Body& b
 }
 
 template <typename T, bool kSoftcap, bool kGradient>
-__global__ void __launch_bounds__(kThreads) row_kernel(const Args<T> args) {
+__global__ void __launch_bounds__(kThreads, kBlocksPerSm) row_kernel(const Args<T> args) {
   __shared__ float scratch[kThreads / cuda::kWarp];
   const int64_t i = blockIdx.x;
   T* row = args.logits + i * args.stride;

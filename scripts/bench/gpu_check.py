@@ -1,0 +1,199 @@
+"""Everything that a machine with a GPU has to say about the CUDA kernels, in one run.
+
+    python scripts/bench/gpu_check.py --out results/
+
+Correctness against fp64 over odd shapes, 20 bitwise repeats, compute-sanitizer on tiny shapes where
+it is installed, then timings against PyTorch. Writes gpu_check.json and gpu_check.txt into --out;
+exits 1 if a check fails, 2 without a CUDA device. Needs a build with nvcc.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import runpy
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nanochat import _core, ops
+from nanochat.testing import bench
+from nanochat.testing.numerics import assert_as_good_as, max_error, same_bits
+
+DTYPES = (torch.float32, torch.bfloat16)
+TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
+SANITIZER_TIMEOUT_S = 60
+REPEATS = 20
+
+# (B, T, H, Hkv, D): one row; rows that fill no block; GQA; windows of a fused projection come apart
+PREPASS_SHAPES = [(1, 1, 1, 1, 64), (1, 7, 3, 3, 128), (2, 33, 8, 2, 128), (3, 65, 6, 1, 64)]
+# (N, C, V, vocab_size): one row; a vocabulary that ends inside of a 16-byte vector; many blocks
+HEAD_SHAPES = [(1, 64, 64, 64), (9, 64, 1000, 997), (515, 128, 4096, 4090), (64, 64, 50304, 50257)]
+
+
+def prepass_case(shape: tuple[int, ...], dtype: torch.dtype) -> Callable[[str], list[Tensor]]:
+    """A function from a path ("native", "reference", or "oracle") to outputs and gradients."""
+    B, T, H, Hkv, D = shape
+    fused = torch.randn(B, T, H + 2 * Hkv, D, device="cuda").to(dtype)
+    q, k, v = fused.split((H, Hkv, Hkv), dim=2)
+    ve = torch.randn(B, T, Hkv, D, device="cuda").to(dtype)
+    gate = torch.randn(B, T, Hkv, device="cuda").to(dtype)
+    angle = 6 * torch.rand(T, D // 2, device="cuda")
+    weights = [torch.randn_like(x) for x in (q, k, v)]
+
+    def run(path: str) -> list[Tensor]:
+        kind = torch.float64 if path == "oracle" else dtype
+        leaves = [x.detach().to(kind).requires_grad_() for x in (q, k, v, ve, gate)]
+        with ops.force("native" if path == "native" else "reference"):
+            outputs = ops.prepass(
+                *leaves[:3], angle.cos(), angle.sin(), ve=leaves[3], gate=leaves[4]
+            )
+        cotangents = [w.to(kind) for w in weights]
+        return [*outputs, *torch.autograd.grad(outputs, leaves, cotangents)]
+
+    return run
+
+
+def head_case(
+    shape: tuple[int, ...], softcap: float | None, dtype: torch.dtype
+) -> Callable[[str], list[Tensor]]:
+    N, C, V, vocab_size = shape
+    x = torch.randn(N, C, device="cuda").to(dtype)
+    weight = (3 * torch.randn(V, C, device="cuda") / C**0.5).to(dtype)
+    targets = torch.randint(0, vocab_size, (N,), device="cuda")
+    targets[N // 2 :: 3] = -1
+
+    def run(path: str) -> list[Tensor]:
+        kind = torch.float64 if path == "oracle" else dtype
+        leaves = [t.to(kind).requires_grad_() for t in (x, weight)]
+        options = {"softcap": softcap, "vocab_size": vocab_size}
+        with ops.force("native" if path == "native" else "reference"):
+            loss = ops.cross_entropy(*leaves, targets, **options)
+            nats = ops.cross_entropy(*leaves, targets, reduction="none", **options)
+        return [loss, nats.detach(), *torch.autograd.grad(loss, leaves)]
+
+    return run
+
+
+def cases(tiny: bool) -> dict[str, tuple[Callable[[str], list[Tensor]], torch.dtype]]:
+    found = {}
+    for dtype in DTYPES:
+        name = str(dtype).removeprefix("torch.")
+        for shape in PREPASS_SHAPES[1:2] if tiny else PREPASS_SHAPES:
+            found[f"prepass {name} {shape}"] = (prepass_case(shape, dtype), dtype)
+        for shape in HEAD_SHAPES[1:2] if tiny else HEAD_SHAPES:
+            for cap in (15.0, 60.0, None):
+                found[f"cross_entropy {name} {shape} cap {cap}"] = (
+                    head_case(shape, cap, dtype),
+                    dtype,
+                )
+    return found
+
+
+def check(run: Callable[[str], list[Tensor]]) -> dict[str, object]:
+    """Largest error relative to the oracle's largest value, and whether repeats agree."""
+    ours, theirs, oracle = run("native"), run("reference"), run("oracle")
+    worst = 0.0
+    failure = ""
+    for i, (a, b, c) in enumerate(zip(ours, theirs, oracle, strict=True)):
+        scale = max(float(c.abs().max()), 1e-30)
+        worst = max(worst, max_error(a, c) / scale)
+        try:
+            assert_as_good_as(a, b, c, f"result {i}", scale=max(scale, 1.0))
+        except AssertionError as error:
+            failure = failure or str(error)
+    repeats = (run("native") for _ in range(REPEATS - 1))
+    is_same = all(
+        all(same_bits(a, b) for a, b in zip(ours, again, strict=True)) for again in repeats
+    )
+    if not failure and not is_same:
+        failure = "repeats differ in their bits"
+    return {"error": worst, "same bits": is_same, "failure": failure}
+
+
+def sanitize() -> dict[str, str]:
+    """Verdict of each tool of compute-sanitizer over this script's tiny cases."""
+    sanitizer = shutil.which("compute-sanitizer")
+    if sanitizer is None:
+        return dict.fromkeys(TOOLS, "compute-sanitizer not found")
+    verdicts = {}
+    for tool in TOOLS:
+        command = [sanitizer, "--tool", tool, "--error-exitcode", "9"]
+        command += [sys.executable, __file__, "--tiny"]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=SANITIZER_TIMEOUT_S
+            )
+        except subprocess.TimeoutExpired:
+            verdicts[tool] = f"no verdict in {SANITIZER_TIMEOUT_S} s"
+            continue
+        last = (done.stdout + done.stderr).strip().splitlines()[-1:]
+        verdicts[tool] = "clean" if done.returncode == 0 else f"exit {done.returncode}: {last}"
+    return verdicts
+
+
+def timings() -> list[str]:
+    """The output of the benchmarks of both ops."""
+    outputs = []
+    for name in ("prepass", "cross_entropy"):
+        text = StringIO()
+        with redirect_stdout(text):
+            runpy.run_path(str(Path(__file__).with_name(f"{name}.py")))["main"](
+                ["--device", "cuda"]
+            )
+        outputs.append(text.getvalue())
+    return outputs
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("results"), help="folder of the results")
+    parser.add_argument("--tiny", action="store_true", help="run tiny cases once, write nothing")
+    args = parser.parse_args(argv)
+    if not torch.cuda.is_available():
+        print("gpu_check: no CUDA device", file=sys.stderr)
+        raise SystemExit(2)
+    if not _core.cuda_built():
+        print("gpu_check: this build has no CUDA kernels; install nvcc and build", file=sys.stderr)
+        raise SystemExit(1)
+    torch.manual_seed(0)
+    if args.tiny:
+        for run, _ in cases(tiny=True).values():
+            run("native")
+        torch.cuda.synchronize()
+        return
+
+    results = {name: check(run) for name, (run, _) in cases(tiny=False).items()}
+    rows = [
+        [name, result["error"], str(result["same bits"]), str(result["failure"]) or "ok"]
+        for name, result in results.items()
+    ]
+    text = [bench.table(("case", "error", "same bits", "verdict"), rows)]
+    verdicts = sanitize()
+    text.append(bench.table(("compute-sanitizer", "verdict"), [*verdicts.items()]))
+    is_right = not any(result["failure"] for result in results.values())
+    benchmarks = timings() if is_right else []
+    text += benchmarks or ["no timings: a wrong result has no speed"]
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    document = {
+        "machine": bench.machine("cuda"),
+        "cases": results,
+        "sanitizer": verdicts,
+        "benchmarks": [json.loads(output.splitlines()[-1]) for output in benchmarks],
+    }
+    (args.out / "gpu_check.json").write_text(json.dumps(document, indent=1) + "\n")
+    (args.out / "gpu_check.txt").write_text("\n\n".join(text) + "\n")
+    print("\n\n".join(text))
+    raise SystemExit(0 if is_right else 1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
