@@ -1,0 +1,352 @@
+"""The server over real sockets, with a real tiny model behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+import websockets
+from websockets.asyncio.client import ClientConnection
+
+from nanochat.common.errors import UserError
+from nanochat.engine import Engine
+from nanochat.serve.server import MAX_FRAME_BYTES, listen
+
+TIMEOUT_S = 20.0
+
+
+def _run(main: Callable[[], Awaitable[None]]) -> None:
+    async def limited() -> None:
+        async with asyncio.timeout(TIMEOUT_S):
+            await main()
+
+    asyncio.run(limited())
+
+
+@asynccontextmanager
+async def _open(url: str, **options: Any) -> AsyncIterator[ClientConnection]:
+    """A socket after its hello."""
+    async with websockets.connect(url.replace("http", "ws") + "ws", proxy=None, **options) as ws:
+        assert (await _read(ws))["type"] == "hello"
+        yield ws
+
+
+async def _read(ws: ClientConnection) -> dict[str, Any]:
+    message: dict[str, Any] = json.loads(await ws.recv())
+    return message
+
+
+def _chat(request_id: str = "a", text: str = "hi", **sampling: Any) -> str:
+    messages = [{"role": "user", "content": text}]
+    return json.dumps(
+        {"type": "chat", "id": request_id, "messages": messages, "sampling": sampling}
+    )
+
+
+async def _answer(ws: ClientConnection, request_id: str) -> tuple[str, dict[str, Any]]:
+    """Text and last message of one request; nobody else's may come in between."""
+    text, seq = "", 0
+    while True:
+        message = await _read(ws)
+        assert (message["id"], message["seq"]) == (request_id, seq)
+        seq += 1
+        if message["type"] in ("done", "error"):
+            return text, message
+        text += message.get("text", "")
+
+
+LONG = {"max_tokens": 300, "seed": 1}
+
+
+def test_an_answer(tiny_engine: Engine) -> None:
+    async def main() -> None:
+        async with listen(tiny_engine, port=0) as url, _open(url) as ws:
+            await ws.send(_chat(max_tokens=20, seed=5))
+            text, done = await _answer(ws, "a")
+            prompt = tiny_engine.tokenizer.render_prompt(
+                {"messages": [{"role": "user", "content": "hi"}]}
+            )
+            assert (done["reason"], done["seed"]) == ("length", 5)
+            assert done["usage"]["prompt_tokens"] == len(prompt)
+            assert done["usage"]["completion_tokens"] == 20
+            assert text
+            await ws.send(_chat(max_tokens=20, seed=5))  # the id is free again
+            assert (await _answer(ws, "a"))[0] == text
+
+    _run(main)
+
+
+def test_many_at_once_say_what_each_says_alone(tiny_engine: Engine) -> None:
+    async def ask(url: str, number: int) -> str:
+        async with _open(url) as ws:
+            await ws.send(_chat("x", f"question {number}", max_tokens=24, seed=number))
+            return (await _answer(ws, "x"))[0]
+
+    async def main() -> None:
+        async with listen(tiny_engine, port=0) as url:
+            alone = [await ask(url, number) for number in range(8)]
+            together = await asyncio.gather(*(ask(url, number) for number in range(8)))
+            assert together == alone
+            async with _open(url) as ws:  # and several on one socket, told apart by id
+                texts = dict.fromkeys("0123", "")
+                for name in texts:
+                    await ws.send(_chat(name, f"question {name}", max_tokens=24, seed=int(name)))
+                left = len(texts)
+                while left:
+                    message = await _read(ws)
+                    texts[message["id"]] += message.get("text", "")
+                    left -= message["type"] == "done"
+                assert list(texts.values()) == alone[:4]
+
+    _run(main)
+
+
+def test_stop(tiny_engine: Engine) -> None:
+    async def main() -> None:
+        async with listen(tiny_engine, port=0) as url, _open(url) as ws:
+            await ws.send(_chat(**LONG))
+            await ws.send('{"type": "stop", "id": "a"}')
+            _, done = await _answer(ws, "a")
+            assert done["reason"] == "cancelled"
+            assert done["usage"]["completion_tokens"] < 300
+
+    _run(main)
+
+
+def test_a_client_that_vanishes_is_cancelled(tiny_engine: Engine) -> None:
+    async def main() -> None:
+        async with listen(tiny_engine, port=0) as url:
+            async with _open(url) as ws:
+                for name in "abcd":
+                    await ws.send(_chat(name, **LONG))
+                await _read(ws)
+                ws.transport.abort()  # a TCP reset, no goodbye
+            async with _open(url) as ws:  # all four slots were taken; this one gets its turn
+                await ws.send(_chat(max_tokens=5))
+                assert (await _answer(ws, "a"))[1]["reason"] == "length"
+            while tiny_engine.num_running:
+                await asyncio.sleep(0)
+
+    _run(main)
+
+
+def test_bad_frames_get_an_error_and_the_socket_lives_on(tiny_engine: Engine) -> None:
+    frames: list[tuple[str | bytes, str]] = [
+        ("nonsense", "bad_request"),
+        (b"\x00\xff", "bad_request"),
+        ('{"type": "dance", "id": "a"}', "bad_request"),
+        ('{"type": "chat", "id": "a", "messages": []}', "bad_request"),
+        (_chat(temperature=-1), "bad_request"),
+        (_chat(text="x" * 400), "too_long"),
+        (_chat(text="x" * 300_000), "too_long"),
+        ("[" * 100_000, "bad_request"),
+    ]
+
+    async def main() -> None:
+        async with listen(tiny_engine, port=0) as url, _open(url) as ws:
+            for frame, code in frames:
+                await ws.send(frame)
+                message = await _read(ws)
+                assert (message["type"], message["code"]) == ("error", code)
+                if frame == frames[5][0]:
+                    assert "has 404 tokens and the context 320" in message["message"]
+            await ws.send('{"type": "stop", "id": "nobody"}')
+            await ws.send(_chat(max_tokens=3))
+            assert (await _answer(ws, "a"))[1]["type"] == "done"
+            with pytest.raises(websockets.ConnectionClosedError) as closed:
+                await ws.send("x" * (MAX_FRAME_BYTES + 1))
+                await ws.recv()
+            assert closed.value.rcvd is not None
+            assert closed.value.rcvd.code == 1009
+
+    _run(main)
+
+
+def test_a_full_queue_says_busy(tiny_engine: Engine) -> None:
+    async def main() -> None:
+        async with listen(tiny_engine, port=0, max_queued=0) as url, _open(url) as ws:
+            await ws.send(_chat())
+            _, error = await _answer(ws, "a")
+            assert error["code"] == "busy"
+
+    _run(main)
+
+
+def test_a_broken_engine_says_so(tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise OSError("the device is gone")
+
+    async def main() -> None:
+        async with listen(tiny_engine, port=0) as url, _open(url) as ws:
+            assert (await _get(url, "/health"))[0] == 200
+            monkeypatch.setattr("nanochat.engine.engine.sample", broken)
+            for message in ("the engine failed: OSError", "stopped by an earlier error"):
+                await ws.send(_chat())
+                _, error = await _answer(ws, "a")
+                assert error["code"] == "internal"
+                assert message in error["message"]
+            status, body = await _get(url, "/health")
+            assert (status, json.loads(body)["status"]) == (503, "failed")
+
+    _run(main)
+
+
+def test_closing_the_server_closes_its_sockets(tiny_engine: Engine) -> None:
+    async def main() -> None:
+        async with listen(tiny_engine, port=0) as url:
+            ws = await websockets.connect(url.replace("http", "ws") + "ws", proxy=None)
+            await ws.send(_chat(**LONG))
+        with pytest.raises(websockets.ConnectionClosedOK):
+            while True:
+                await ws.recv()
+        assert ws.close_code == 1001
+        while tiny_engine.num_running:
+            await asyncio.sleep(0)
+
+    _run(main)
+
+
+def test_tokens(tiny_engine: Engine) -> None:
+    async def main() -> None:
+        async with listen(tiny_engine, port=0, token="sesame") as url:
+            async with _open(url) as ws:
+                await ws.send(_chat())
+                assert (await _answer(ws, "a"))[1]["code"] == "unauthorized"
+            headers = {"Authorization": "Bearer sesame"}
+            async with _open(url, additional_headers=headers) as ws:
+                await ws.send(_chat(max_tokens=2))
+                assert (await _answer(ws, "a"))[1]["type"] == "done"
+
+    _run(main)
+
+
+@pytest.mark.parametrize(
+    ("offered", "chosen"),
+    [(None, None), (["other"], None), (["other", "nanochat.v1"], "nanochat.v1")],
+)
+def test_subprotocol(tiny_engine: Engine, offered: Any, chosen: str | None) -> None:
+    async def main() -> None:
+        async with listen(tiny_engine, port=0) as url, _open(url, subprotocols=offered) as ws:
+            assert ws.subprotocol == chosen
+
+    _run(main)
+
+
+def test_other_sites_are_refused(tiny_engine: Engine) -> None:
+    async def main() -> None:
+        async with listen(tiny_engine, port=0) as url:
+            async with _open(url, origin=url.rstrip("/")):
+                pass
+            for origin in ("http://evil.example", "null", "http://127.0.0.1:1"):
+                with pytest.raises(websockets.InvalidStatus) as refused:
+                    async with _open(url, origin=origin):
+                        pass
+                assert refused.value.response.status_code == 403
+            assert (await _get(url, "/", host="evil.example"))[0] == 403
+            assert (await _get(url, "/", host="localhost:1"))[0] == 200
+            assert (await _get(url, "/", host="[::1]"))[0] == 200
+            assert (await _get(url, "/", host="["))[0] == 403
+
+    _run(main)
+
+
+async def _get(url: str, path: str, *, host: str = "127.0.0.1") -> tuple[int, str]:
+    """Status and body of a plain request."""
+    port = int(url.rstrip("/").rpartition(":")[2])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+    response = (await reader.read()).decode()
+    writer.close()
+    await writer.wait_closed()
+    head, _, body = response.partition("\r\n\r\n")
+    return int(head.split()[1]), body
+
+
+def test_pages(tiny_engine: Engine) -> None:
+    async def main() -> None:
+        async with listen(tiny_engine, port=0, name="tiny") as url:
+            status, page = await _get(url, "/")
+            assert status == 200
+            assert "<title>nanochat</title>" in page
+            assert "innerHTML" not in page
+            assert "http://" not in page.replace("http://www.w3.org/", "")
+            assert "https://" not in page
+            assert (await _get(url, "/nothing"))[0] == 404
+            assert (await _get(url, "/ws"))[0] == 426
+            status, body = await _get(url, "/health")
+            assert (status, json.loads(body)["model"]["name"]) == (200, "tiny")
+
+    _run(main)
+
+
+def test_metrics(tiny_engine: Engine) -> None:
+    async def main() -> None:
+        async with listen(tiny_engine, port=0) as url, _open(url) as ws:
+            await ws.send(_chat(max_tokens=7))
+            await _answer(ws, "a")
+            await ws.send("nonsense")
+            await ws.recv()
+            status, text = await _get(url, "/metrics")
+        assert status == 200
+        values = {}
+        for line in text.splitlines():
+            if not line.startswith("#"):
+                name, value = line.rsplit(" ", 1)
+                values[name] = float(value)
+        assert values["nanochat_connections"] == 1
+        assert values['nanochat_requests_total{reason="length"}'] == 1
+        assert values['nanochat_errors_total{code="bad_request"}'] == 1
+        assert values["nanochat_completion_tokens_total"] == 7
+        assert values["nanochat_ttft_seconds_count"] == 1
+        assert values['nanochat_ttft_seconds_bucket{le="+Inf"}'] == 1
+        buckets = [v for k, v in values.items() if k.startswith("nanochat_ttft_seconds_bucket")]
+        assert buckets == sorted(buckets)
+
+    _run(main)
+
+
+def test_a_port_in_use_is_one_line(tiny_engine: Engine) -> None:
+    async def main() -> None:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            port = taken.getsockname()[1]
+            with pytest.raises(UserError, match=f"port {port} of 127.0.0.1 is in use; stop"):
+                async with listen(tiny_engine, port=port):
+                    pass
+
+    _run(main)
+
+
+def test_the_network_needs_a_token(tiny_engine: Engine) -> None:
+    async def main() -> None:
+        with pytest.raises(UserError, match="add --token"):
+            async with listen(tiny_engine, host="0.0.0.0", port=0):
+                pass
+
+    _run(main)
+
+
+def test_strangers_that_speak_no_http(
+    tiny_engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with listen(tiny_engine, port=0) as url:
+            port = int(url.rstrip("/").rpartition(":")[2])
+            for noise in (b"", b"\x16\x03\x01\x02\x00", b"GET / HTTP/1.1\r\nx" + b"y" * 20_000):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(noise)
+                writer.write_eof()
+                await reader.read()
+                writer.close()
+                with suppress(ConnectionError):
+                    await writer.wait_closed()
+            assert (await _get(url, "/health"))[0] == 200
+
+    _run(main)
+    assert "Traceback" not in caplog.text
