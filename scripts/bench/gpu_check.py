@@ -103,7 +103,7 @@ def check(run: Callable[[str], list[Tensor]]) -> dict[str, object]:
     worst = 0.0
     failure = ""
     for i, (a, b, c) in enumerate(zip(ours, theirs, oracle, strict=True)):
-        scale = max(float(c.abs().max()), 1e-30)
+        scale = max(float(c.detach().abs().max()), 1e-30)
         worst = max(worst, max_error(a, c) / scale)
         try:
             assert_as_good_as(a, b, c, f"result {i}", scale=max(scale, 1.0))

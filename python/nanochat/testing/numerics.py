@@ -48,5 +48,5 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
     """True if two tensors agree in dtype, shape and every bit, NaN payloads included."""
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
-    a, b = a.detach().contiguous(), b.detach().contiguous()
+    a, b = a.detach().contiguous().view(-1), b.detach().contiguous().view(-1)
     return torch.equal(a.view(torch.uint8), b.view(torch.uint8))
