@@ -45,7 +45,7 @@ class ChatCliConfig:
     """Ask this, print the answer and leave."""
     system: str | None = None
     """System message, put in front of the conversation."""
-    temperature: float = 0.8
+    temperature: float = 0.6
     """0 takes the likeliest token each time."""
     top_k: int | None = 50
     """Sample among the k likeliest tokens only."""

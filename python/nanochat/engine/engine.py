@@ -220,10 +220,15 @@ class Engine:
     def _step(self) -> None:
         self._drop_cancelled()
         self._admit()
-        for slot, request in enumerate(self._rows):
-            if request is not None and not request.is_decoding:
-                self._prefill_chunk(slot, request)
-                break  # one chunk a step, oldest slot first: the others go on decoding
+        # One chunk a step, of the oldest request: the others go on decoding, and none starves.
+        filling = [
+            (row.submitted_s, slot, row)
+            for slot, row in enumerate(self._rows)
+            if row is not None and not row.is_decoding
+        ]
+        if filling:
+            _, slot, request = min(filling)
+            self._prefill_chunk(slot, request)
         self._decode()
 
     def _drop_cancelled(self) -> None:

@@ -33,8 +33,8 @@ from nanochat.serve import routes
 from nanochat.serve.metrics import Metrics
 from nanochat.serve.protocol import SUBPROTOCOL, Chat, Limits, Protocol, Refused, Stop
 
-DEFAULTS = Sampling(max_tokens=256, temperature=0.8, top_k=50)
-MAX_QUEUED = 64  # requests that wait for a slot, over all sockets; more are told busy
+DEFAULTS = Sampling(max_tokens=256, temperature=0.6, top_k=50)
+MAX_QUEUED = 256  # requests that wait for a slot, over all sockets; more are told busy
 MAX_FRAME_BYTES = 1 << 20  # a longer frame ends its socket with close code 1009
 CLOSE_TIMEOUT_S = 2.0  # what a client that does not answer may delay our end by
 
