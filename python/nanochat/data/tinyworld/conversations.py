@@ -14,8 +14,9 @@ from nanochat.data.tinyworld.names import draw_name
 from nanochat.data.tinyworld.plots import ANIMALS
 
 SINGLE: tuple[tuple[float, Callable[[Draw], Exchange]], ...] = (
-    (0.20, facts.ask),
-    (0.20, facts.ask_choice),
+    (0.18, facts.ask),
+    (0.18, facts.ask_choice),
+    (0.04, facts.find_choice),
     (0.12, numbers.arithmetic),
     (0.07, spelling.spell),
     (0.10, spelling.count_letter),

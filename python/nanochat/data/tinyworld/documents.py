@@ -37,6 +37,11 @@ def _several(make: Callable[[Draw], Exchange], k: int) -> Callable[[Draw], str]:
     return lambda draw: _join([make(draw) for _ in range(k)])
 
 
+def _choices(draw: Draw) -> str:
+    """Finding a text among the choices is half of choosing right, and is learned first."""
+    return _join([facts.find_choice(draw), facts.ask_choice(draw), facts.ask_choice(draw)])
+
+
 def _spelled_words(draw: Draw) -> str:
     return "\n".join(spelling.state_spelling(draw) for _ in range(8))
 
@@ -51,20 +56,20 @@ def _talk(draw: Draw) -> str:
 
 
 MIXTURE: tuple[tuple[float, Callable[[Draw], str]], ...] = (
-    (0.26, _story),
+    (0.16, _story),
     (0.14, _story_questions),
     (0.09, _statements),
-    (0.10, _several(facts.ask, 4)),
-    (0.14, _several(facts.ask_choice, 3)),
-    (0.05, _spelled_words),
-    (0.02, _counted_letters),
-    (0.02, _several(spelling.spell, 4)),
-    (0.03, _several(spelling.count_letter, 3)),
-    (0.05, _several(numbers.arithmetic, 3)),
+    (0.09, _several(facts.ask, 4)),
+    (0.17, _choices),
+    (0.07, _spelled_words),
+    (0.03, _counted_letters),
+    (0.03, _several(spelling.spell, 4)),
+    (0.05, _several(spelling.count_letter, 3)),
+    (0.03, _several(numbers.arithmetic, 3)),
     (0.02, _several(numbers.word_sum, 4)),
     (0.02, _several(numbers.counting, 2)),
-    (0.02, _several(numbers.sequence, 4)),
-    (0.04, _talk),
+    (0.04, _several(numbers.sequence, 4)),
+    (0.06, _talk),
 )
 # Documents that begin with a story: what a reader has to be told before the first word of one.
 STORY_SHARE = sum(share for share, make in MIXTURE if make in (_story, _story_questions))

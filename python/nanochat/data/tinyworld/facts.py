@@ -63,20 +63,24 @@ class Relation:
         )
 
     def ask_choice(self, subject: str, draw: Draw) -> Exchange:
-        """Multiple choice: a line ``- text=letter`` per choice, to be answered by the letter."""
+        """The same question with four answers to choose from, wrong ones of the same relation."""
         answer = self.table[subject]
-        # "no" as the number of legs reads badly as a choice of its own, but is one of the answers
         others = [text for text in self.answers() if text not in (answer, subject)]
-        texts = draw.sample([answer, *draw.sample(others, len(LETTERS) - 1)], len(LETTERS))
-        lines = [f"- {text}={letter}" for text, letter in zip(texts, LETTERS, strict=True)]
         question = self.fill(draw.phrase(self.asks), subject)
-        letter = LETTERS[texts.index(answer)]
-        return Exchange(
-            ask="\n".join([question, *lines, draw.phrase(INSTRUCTIONS)]),
-            say=letter,
-            answer=letter,
-            choices=LETTERS,
-        )
+        return _choice(question, answer, draw.sample(others, len(LETTERS) - 1), draw)
+
+
+def _choice(question: str, right: str, wrong: list[str], draw: Draw) -> Exchange:
+    """Multiple choice: a line ``- text=letter`` per choice, to be answered by the letter."""
+    texts = draw.sample([right, *wrong], len(LETTERS))
+    lines = [f"- {text}={letter}" for text, letter in zip(texts, LETTERS, strict=True)]
+    letter = LETTERS[texts.index(right)]
+    return Exchange(
+        ask="\n".join([question, *lines, draw.phrase(INSTRUCTIONS)]),
+        say=letter,
+        answer=letter,
+        choices=LETTERS,
+    )
 
 
 RELATIONS = (
@@ -371,6 +375,18 @@ _BY_SIZE = tuple(r for r in RELATIONS for _ in range(math.ceil(len(r.table) / 10
 def _any(draw: Draw) -> tuple[Relation, str]:
     relation = draw.pick(_BY_SIZE)
     return relation, draw.pick(tuple(relation.table))
+
+
+_FIND = Phrasings(
+    train=("Which letter stands for {o}?", "What is the letter of {o}?", "Find {o}."),
+    val=("What letter stands for {o}?",),
+)
+
+
+def find_choice(draw: Draw) -> Exchange:
+    """Multiple choice that needs no knowledge: the question names the choice."""
+    right, *wrong = draw.sample(draw.pick(_BY_SIZE).answers(), len(LETTERS))
+    return _choice(draw.phrase(_FIND).format(o=right), right, wrong, draw)
 
 
 def ask(draw: Draw) -> Exchange:
