@@ -2,6 +2,8 @@
 // compiled three times; no file needs flags of its own, and the binary runs on any x86-64.
 #pragma once
 
+#include <type_traits>
+
 namespace nanochat {
 
 // Stands behind the parameters of a lambda that runs, or is called, inside run_at_level.
@@ -24,18 +26,18 @@ enum class CpuLevel : int { kBase = 0, kAvx2 = 1, kAvx512 = 2 };
 #if defined(__x86_64__)
 template <typename Body>
 [[gnu::target("avx2,fma"), gnu::noinline]] void run_avx2(const Body& body) {
-  body();
+  body(std::integral_constant<int, 8>{});
 }
 
 template <typename Body>
 [[gnu::target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl"), gnu::noinline]] void run_avx512(
     const Body& body) {
-  body();
+  body(std::integral_constant<int, 16>{});
 }
 #endif
 
-// Calls body() compiled for `level`. The body and all it calls must be always_inline: the code of
-// another level cannot be called, only inlined.
+// Calls body(N) compiled for `level`, N being how many fp32 a register has there. The body and all
+// it calls must be always_inline: the code of another level cannot be called, only inlined.
 template <typename Body>
 void run_at_level(CpuLevel level, const Body& body) {
 #if defined(__x86_64__)
@@ -43,7 +45,7 @@ void run_at_level(CpuLevel level, const Body& body) {
   if (level == CpuLevel::kAvx2) return run_avx2(body);
 #endif
   (void)level;
-  body();
+  body(std::integral_constant<int, 4>{});
 }
 
 }  // namespace nanochat

@@ -16,7 +16,6 @@ struct Math {
   // and exp(88) = 1.7e38, so neither end leaves the normal numbers; NaN passes through.
   template <typename F>
   NANOCHAT_HD static F exp(F x) {
-    using Bits = std::conditional_t<std::is_same_v<F, float>, uint32_t, U32>;
     const F low = F{} - 87.0f, high = F{} + 88.0f;
     x = x < low ? low : x;
     x = x > high ? high : x;
@@ -28,7 +27,7 @@ struct Math {
     const F r = (x - n * 0.693145751953125f) - n * 1.42860677e-6f;
     // 1 + r + r^2 P(r), P fitted for least relative error (1.1e-7) on |r| <= ln 2 / 2.
     const F p = ((r * 0.008312478f + 0.04189055f) * r + 0.16667116f) * r + 0.49999228f;
-    const F scale = std::bit_cast<F>((std::bit_cast<Bits>(shifted) << 23) + (127u << 23));
+    const F scale = std::bit_cast<F>((std::bit_cast<Bits<F>>(shifted) << 23) + (127u << 23));
     return ((p * r) * r + r + 1.0f) * scale;
   }
 };

@@ -1,4 +1,4 @@
-// A row at a time in 16 lanes: one pass sums the softmax and keeps each element's unscaled
+// A row at a time: one pass sums the softmax and keeps each element's unscaled
 // gradient in fp32 (16 KB at V = 4096: it stays in L1), a second scales it into the logits.
 // Bound by arithmetic: two exponentials and a division for each element, about 45 instructions
 // for 16 of them with AVX-512; memory sees the logits once in and once out.
@@ -19,52 +19,54 @@ using simd::Math;
 using simd::read;
 using simd::write;
 
-template <typename T>
-NANOCHAT_HD float max_of_row(const T* logits, int64_t V) {
-  simd::F32 lanes = simd::splat(load(logits[0]));
+template <typename V, typename T>
+NANOCHAT_HD float max_of_row(const T* logits, int64_t num_columns) {
+  V lanes = V{} + load(logits[0]);
   float rest = load(logits[0]);
-  for_each_step<T>(V, [&](auto tag, int64_t j) NANOCHAT_INLINE_LAMBDA {
+  for_each_step<V, T>(num_columns, [&](auto tag, int64_t j) NANOCHAT_INLINE_LAMBDA {
     using F = typename decltype(tag)::type;
     const F x = read<F>(logits + j);
-    if constexpr (std::is_same_v<F, simd::F32>) {
+    if constexpr (simd::kIsVector<F>) {
       lanes = x > lanes ? x : lanes;
     } else {
       rest = x > rest ? x : rest;
     }
   });
-  for (int i = 0; i < simd::kLanes; ++i) rest = std::max(rest, lanes[i]);
+  for (int i = 0; i < simd::kLanes<V>; ++i) rest = lanes[i] > rest ? lanes[i] : rest;
   return rest;
 }
 
 // Returns sum_j exp(exponent_j); with a gradient also fills weights[j] = exp(exponent_j) slope_j.
-template <bool kSoftcap, bool kGradient, typename T>
-NANOCHAT_HD double sum_of_row(const T* logits, int64_t V, RowMaths<kSoftcap> maths,
+template <typename V, bool kSoftcap, bool kGradient, typename T>
+NANOCHAT_HD double sum_of_row(const T* logits, int64_t num_columns, RowMaths<kSoftcap> maths,
                               float* weights) {
   constexpr int64_t kBlock = 2048;  // columns summed in fp32 before they join the fp64 sum
   double total = 0.0;
-  for (int64_t begin = 0; begin < V; begin += kBlock) {
-    simd::RowSum<float> sum;
-    for_each_step<T>(std::min(kBlock, V - begin), [&](auto tag, int64_t i) NANOCHAT_INLINE_LAMBDA {
-      using F = typename decltype(tag)::type;
-      const Element<F> x = maths.template element<Math>(read<F>(logits + begin + i));
-      const F e = Math::exp(x.exponent);
-      sum.add(e);
-      if constexpr (kGradient) write<F>(weights + begin + i, e * x.slope);
-    });
+  for (int64_t begin = 0; begin < num_columns; begin += kBlock) {
+    simd::RowSum<V, float> sum;
+    for_each_step<V, T>(
+        std::min(kBlock, num_columns - begin), [&](auto tag, int64_t i) NANOCHAT_INLINE_LAMBDA {
+          using F = typename decltype(tag)::type;
+          const Element<F> x = maths.template element<Math>(read<F>(logits + begin + i));
+          const F e = Math::exp(x.exponent);
+          sum.add(e);
+          if constexpr (kGradient) write<F>(weights + begin + i, e * x.slope);
+        });
     total += static_cast<double>(sum.total());
   }
   return total;
 }
 
-template <bool kSoftcap, bool kGradient, typename T>
-NANOCHAT_HD float loss_of_row(T* logits, int64_t V, int64_t target, RowMaths<kSoftcap> maths,
-                              float grad_scale, float* weights) {
-  if (maths.needs_max(maths.cap)) maths.template set_origin<Math>(max_of_row(logits, V));
-  const double sum = sum_of_row<kSoftcap, kGradient>(logits, V, maths, weights);
+template <typename V, bool kSoftcap, bool kGradient, typename T>
+NANOCHAT_HD float loss_of_row(T* logits, int64_t num_columns, int64_t target,
+                              RowMaths<kSoftcap> maths, float grad_scale, float* weights) {
+  if (maths.needs_max(maths.cap))
+    maths.template set_origin<Math>(max_of_row<V>(logits, num_columns));
+  const double sum = sum_of_row<V, kSoftcap, kGradient>(logits, num_columns, maths, weights);
   const Element<float> hit = maths.template element<Math>(load(logits[target]));
   if constexpr (kGradient) {
     const float scale = static_cast<float>(grad_scale / sum);
-    for_each_step<T>(V, [&](auto tag, int64_t j) NANOCHAT_INLINE_LAMBDA {
+    for_each_step<V, T>(num_columns, [&](auto tag, int64_t j) NANOCHAT_INLINE_LAMBDA {
       using F = typename decltype(tag)::type;
       write<F>(logits + j, read<F>(weights + j) * scale);
     });
@@ -74,7 +76,7 @@ NANOCHAT_HD float loss_of_row(T* logits, int64_t V, int64_t target, RowMaths<kSo
   return static_cast<float>(std::log(sum) - static_cast<double>(hit.exponent));
 }
 
-template <bool kSoftcap, bool kGradient, typename T>
+template <typename V, bool kSoftcap, bool kGradient, typename T>
 NANOCHAT_HD void rows(const Rows& p, int64_t begin, int64_t end, float* weights) {
   const float cap = static_cast<float>(p.softcap);
   const RowMaths<kSoftcap> maths{
@@ -88,8 +90,8 @@ NANOCHAT_HD void rows(const Rows& p, int64_t begin, int64_t end, float* weights)
       if constexpr (kGradient) std::fill_n(row, p.logits.sizes[1], T{});
       continue;
     }
-    loss = loss_of_row<kSoftcap, kGradient>(row, p.vocab_size, target, maths,
-                                            static_cast<float>(p.grad_scale), weights);
+    loss = loss_of_row<V, kSoftcap, kGradient>(row, p.vocab_size, target, maths,
+                                               static_cast<float>(p.grad_scale), weights);
     if constexpr (kGradient) std::fill(row + p.vocab_size, row + p.logits.sizes[1], T{});
   }
 }
@@ -126,11 +128,12 @@ void forward_cpu(const Rows& p, const Placement& where) {
   parallel_for(N, num_threads, [&](int64_t begin, int64_t end) {
     std::vector<float> weights(p.with_gradient ? static_cast<size_t>(p.vocab_size) : 0);
     dispatch_bools(p.softcap > 0, p.with_gradient, [&](auto softcap, auto gradient) {
-      run_at_level(where.cpu_level, [&]() NANOCHAT_INLINE_LAMBDA {
+      run_at_level(where.cpu_level, [&](auto lanes) NANOCHAT_INLINE_LAMBDA {
+        using V = simd::Vector<lanes>;
         if (p.logits.dtype == DType::kBFloat16) {
-          rows<softcap.value, gradient.value, BFloat16>(p, begin, end, weights.data());
+          rows<V, softcap.value, gradient.value, BFloat16>(p, begin, end, weights.data());
         } else {
-          rows<softcap.value, gradient.value, float>(p, begin, end, weights.data());
+          rows<V, softcap.value, gradient.value, float>(p, begin, end, weights.data());
         }
       });
     });
