@@ -54,7 +54,7 @@ def arithmetic(draw: Draw) -> Exchange:
         if draw.belongs(pair_key(a, b)):
             break
     operator = draw.pick(_OPERATORS)
-    if operator == "-" and b > a and draw.chance(0.9):  # a negative result now and then
+    if operator == "-" and b > a and draw.chance(0.75):  # the others have a negative result
         a, b = b, a
     code = f"{a}{operator}{b}"
     output = str({"+": a + b, "-": a - b, "*": a * b}[operator])

@@ -27,7 +27,7 @@ HOMES = (
     "in a big town",
     "by a blue lake",
 )
-COLORS = either("red | blue | green | yellow | white | purple | orange | pink | brown | black")
+COLORS = either("red | blue | green | yellow | white | purple | gray | pink | brown | black")
 WEATHERS = either("sunny | windy | rainy | cold | warm | foggy")
 TIMES = either("morning | afternoon | day")
 SPOTS = (

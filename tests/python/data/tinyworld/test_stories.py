@@ -1,3 +1,4 @@
+import re
 import zlib
 
 import pytest
@@ -64,3 +65,9 @@ def test_different_choices_are_different_stories() -> None:
     """Bits are exact where the text tells the choices apart; check that it nearly always does."""
     texts = [story_bits(i, split="train", seed=3)[0] for i in range(3000)]
     assert len(set(texts)) == len(texts)
+
+
+def test_articles_fit_the_words_that_follow() -> None:
+    for index in range(1500):
+        text = tell(Draw(5, "train", "article", index)).text
+        assert not re.search(r"\b[Aa] [aeio]|\b[Aa]n [^aeiou]", text), text
