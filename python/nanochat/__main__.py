@@ -5,6 +5,7 @@ A command is a frozen dataclass of options (shown by ``--help``) and one functio
 
 from __future__ import annotations
 
+import os
 import runpy
 import sys
 from importlib import import_module
@@ -48,13 +49,25 @@ def command(name: str, argv: list[str]) -> None:
     getattr(module, function_name)(config)
 
 
+def set_environment() -> None:
+    """Settings that libraries read once, when they load; what the user set stays.
+
+    GNU OpenMP spins at barriers for milliseconds by default, which costs nothing on an idle machine
+    and nearly everything on a shared one: with another busy process on 2 cores, training ran at 500
+    tokens/s; with short spins at 2,300, and within 5 % of the default when alone.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+
 def script(name: str) -> None:
     """Body of ``scripts/<name>.py``: the same command under its file's name."""
+    set_environment()
     run_main(lambda argv: command(name, argv))
 
 
 def main() -> None:
     """Entry point of the console command ``nanochat``."""
+    set_environment()
     run_main(_dispatch)
 
 

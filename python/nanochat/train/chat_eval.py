@@ -73,7 +73,7 @@ def chat_eval(config: ChatEvalConfig) -> None:
             model, tokenizer, num_stories=config.num_stories, seed=config.seed
         )
         metrics: dict[str, float | Measure] = {"story_bpb": Measure(value=stories, bound=bound)}
-        with Engine(model, tokenizer, slots=SLOTS) as engine:
+        with Engine(model, tokenizer, slots=SLOTS, is_exact=False) as engine:
             results = _run_tasks(engine, config, folder)
             conversations = [
                 {"messages": converse(engine, tokenizer, lines, seed=config.seed)}
