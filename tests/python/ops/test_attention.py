@@ -87,6 +87,19 @@ def test_prepass_is_as_exact_as_the_reference(
         assert_close(x, weights_of(x))
 
 
+@pytest.mark.parametrize("level", CPU_LEVELS)
+def test_bf16_is_rounded_to_nearest_even(level: str) -> None:
+    # An open gate is exactly 3, and v + 3 ve is one rounding in fp32: PyTorch's bits must come out.
+    x = inputs(1, 500, 1, 1, 34, torch.bfloat16)  # vectors and a remainder
+    x["v"].view(-1)[:4] = torch.tensor([float("inf"), float("nan"), -0.0, 1e-40])
+    x["gate"].fill_(100.0)
+    with force_level(level):
+        v_hat = ops.prepass(**x, **OPTIONS)[2]
+    expected = (x["v"].float() + 3 * x["ve"].float()).bfloat16()
+    assert v_hat.isnan().sum() == 1 and torch.equal(v_hat.isnan(), expected.isnan())
+    assert same_bits(v_hat.nan_to_num(), expected.nan_to_num())
+
+
 def test_prepass_without_value_embeddings_returns_v() -> None:
     x = inputs(2, 5, 2, 2, 16, torch.float32, values=False)
     assert_close(x, weights_of(x))
