@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-_LIBRARY: Any = torch.library.Library("nanochat", "DEF")  # type: ignore[no-untyped-call]
+_LIBRARY: Any = torch.library.Library("nanochat", "DEF")
 
 
 def register(
