@@ -99,7 +99,7 @@ class Attention(nn.Module):
         """Rows differ in position, so ``cos`` and ``sin`` are per row here: (B, T, D / 2)."""
         config = self.config
         options = {"qk_scale": config.qk_scale, "eps": config.norm_eps}
-        q, k, v = ops.reference.prepass(q, k, v, cos, sin, ve=ve, gate=gate, **options)
+        q, k, v = ops.prepass(q, k, v, cos, sin, ve=ve, gate=gate, **options)
         cache.write(self.layer, k, v)
         y = F.scaled_dot_product_attention(
             q.transpose(1, 2),

@@ -199,6 +199,16 @@ def test_attention_sees_its_window(window: int | None) -> None:
     torch.testing.assert_close(ours.double(), softmax_attention(x, window), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("window", [None, 0, 3, 100])
+def test_bf16_products_are_as_exact_as_the_reference(window: int | None) -> None:
+    x = inputs(2, 33, 4, 2, 64, torch.bfloat16)
+    exact = softmax_attention({k: t.float() for k, t in x.items()}, window)
+    reference = ops.reference.attention(**x, window=window, **OPTIONS)
+    ours = ops.attention(**x, window=window, **OPTIONS)
+    allowed = 2 * (reference.double() - exact).abs().max() + 1e-5
+    assert (ours.double() - exact).abs().max() <= allowed
+
+
 def test_attention_refuses_a_negative_window() -> None:
     with pytest.raises(ValueError, match="window must not be negative, got -1"):
         ops.attention(**inputs(1, 2, 1, 1, 4, torch.float32), window=-1)
