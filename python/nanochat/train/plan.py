@@ -285,6 +285,8 @@ def _commands(
         *("--save-every", str(preset.save_every), "--resume"),
     )
     price = ("--dollars-per-hour", f"{dollars_per_hour:g}") if dollars_per_hour else ()
+    rates = {"--lr-scale": preset.lr_scale, "--weight-decay": preset.weight_decay}
+    tuned = (word for k, v in rates.items() if v is not None for word in (k, f"{v:g}"))
     one = ("python",)
     every = (
         ("torchrun", "--standalone", f"--nproc_per_node={num_devices}") if num_devices > 1 else one
@@ -297,7 +299,8 @@ def _commands(
         (
             *(*every, "scripts/base_train.py", *here, "--data", preset.data),
             *("--depth", str(depth), "--head-dim", str(preset.head_dim)),
-            *("--seq-len", str(preset.seq_len), *batches, "--num-iterations", str(steps), *often),
+            *("--seq-len", str(preset.seq_len), *batches, "--num-iterations", str(steps)),
+            *(*tuned, *often),
         ),
         (
             *(*one, "scripts/base_eval.py", *here, "--data", preset.data),

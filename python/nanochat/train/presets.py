@@ -27,6 +27,8 @@ class Preset:
     device_batch_size: int | None  # rows
     num_iterations: int | None  # of pretraining; None takes target_param_data_ratio
     target_param_data_ratio: float  # tokens per scaling parameter
+    lr_scale: float | None  # factor on learning rates; None takes the scaling formula's
+    weight_decay: float | None  # of Muon's matrices; None takes the scaling formula's
     sft_iterations: int | None  # None is a tenth of the pretraining steps
     eval_every: int  # steps
     eval_tokens: int  # held-out text of one validation
@@ -48,6 +50,8 @@ def _gpu(name: str, depth: int | None, about: str, *, ratio: float = 12.0) -> Pr
         device_batch_size=None,
         num_iterations=None,
         target_param_data_ratio=ratio,
+        lr_scale=None,
+        weight_decay=None,
         sft_iterations=None,
         eval_every=250,
         eval_tokens=10_485_760,
@@ -65,11 +69,13 @@ _ALL = (
         depth=4,
         head_dim=64,
         seq_len=256,
-        total_batch_size=8192,
-        device_batch_size=32,
-        num_iterations=400,
+        total_batch_size=4096,
+        device_batch_size=16,
+        num_iterations=700,
         target_param_data_ratio=12.0,
-        sft_iterations=200,
+        lr_scale=0.5,
+        weight_decay=0.1,
+        sft_iterations=300,
         eval_every=100,
         eval_tokens=65_536,
         save_every=100,
