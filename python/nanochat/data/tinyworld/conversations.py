@@ -16,10 +16,11 @@ from nanochat.data.tinyworld.plots import ANIMALS
 SINGLE: tuple[tuple[float, Callable[[Draw], Exchange]], ...] = (
     (0.18, facts.ask),
     (0.18, facts.ask_choice),
-    (0.04, facts.find_choice),
+    (0.03, spelling.repeat),
+    (0.01, numbers.recite),
     (0.12, numbers.arithmetic),
     (0.07, spelling.spell),
-    (0.10, spelling.count_letter),
+    (0.10, spelling.count_letter_anywhere),
     (0.06, numbers.sequence),
     (0.03, numbers.word_sum),
     (0.02, numbers.counting),
@@ -121,8 +122,10 @@ def _named(draw: Draw) -> list[Exchange]:
 
 
 MIXTURE: tuple[tuple[float, Callable[[Draw], list[Exchange]]], ...] = (
-    (0.40, _one),
-    (0.28, _several),
+    (0.36, _one),
+    (0.26, _several),
+    (0.04, facts.ask_choices),
+    (0.02, facts.find_choices),
     (0.12, _story_told),
     (0.14, _story_read),
     (0.06, _named),

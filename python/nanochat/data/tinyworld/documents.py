@@ -39,7 +39,7 @@ def _several(make: Callable[[Draw], Exchange], k: int) -> Callable[[Draw], str]:
 
 def _choices(draw: Draw) -> str:
     """Finding a text among the choices is half of choosing right, and is learned first."""
-    return _join([facts.find_choice(draw), facts.ask_choice(draw), facts.ask_choice(draw)])
+    return _join((facts.find_choices if draw.chance(0.4) else facts.ask_choices)(draw))
 
 
 def _spelled_words(draw: Draw) -> str:
@@ -47,7 +47,7 @@ def _spelled_words(draw: Draw) -> str:
 
 
 def _counted_letters(draw: Draw) -> str:
-    return "\n".join(spelling.state_count(draw) for _ in range(8))
+    return "\n".join(spelling.state_count(draw) for _ in range(4))
 
 
 def _talk(draw: Draw) -> str:
@@ -56,20 +56,23 @@ def _talk(draw: Draw) -> str:
 
 
 MIXTURE: tuple[tuple[float, Callable[[Draw], str]], ...] = (
-    (0.16, _story),
-    (0.14, _story_questions),
-    (0.09, _statements),
+    (0.15, _story),
+    (0.13, _story_questions),
+    (0.08, _statements),
     (0.09, _several(facts.ask, 4)),
     (0.17, _choices),
-    (0.07, _spelled_words),
+    (0.04, _several(facts.ask_choice, 2)),
+    (0.06, _spelled_words),
     (0.03, _counted_letters),
     (0.03, _several(spelling.spell, 4)),
-    (0.05, _several(spelling.count_letter, 3)),
+    (0.04, _several(spelling.count_letter_anywhere, 3)),
+    (0.03, _several(spelling.repeat, 5)),
     (0.03, _several(numbers.arithmetic, 3)),
     (0.02, _several(numbers.word_sum, 4)),
     (0.02, _several(numbers.counting, 2)),
-    (0.04, _several(numbers.sequence, 4)),
-    (0.06, _talk),
+    (0.03, _several(numbers.sequence, 4)),
+    (0.01, _several(numbers.recite, 1)),
+    (0.04, _talk),
 )
 # Documents that begin with a story: what a reader has to be told before the first word of one.
 STORY_SHARE = sum(share for share, make in MIXTURE if make in (_story, _story_questions))

@@ -56,31 +56,14 @@ class Relation:
     def ask(self, subject: str, draw: Draw) -> Exchange:
         answer = self.table[subject]
         return Exchange(
-            ask=self.fill(draw.phrase(self.asks), subject),
+            ask=self.question(subject, draw),
             say=self.fill(self.say, subject),
             answer=answer,
             rivals=frozenset(self.answers()) - {answer},
         )
 
-    def ask_choice(self, subject: str, draw: Draw) -> Exchange:
-        """The same question with four answers to choose from, wrong ones of the same relation."""
-        answer = self.table[subject]
-        others = [text for text in self.answers() if text not in (answer, subject)]
-        question = self.fill(draw.phrase(self.asks), subject)
-        return _choice(question, answer, draw.sample(others, len(LETTERS) - 1), draw)
-
-
-def _choice(question: str, right: str, wrong: list[str], draw: Draw) -> Exchange:
-    """Multiple choice: a line ``- text=letter`` per choice, to be answered by the letter."""
-    texts = draw.sample([right, *wrong], len(LETTERS))
-    lines = [f"- {text}={letter}" for text, letter in zip(texts, LETTERS, strict=True)]
-    letter = LETTERS[texts.index(right)]
-    return Exchange(
-        ask="\n".join([question, *lines, draw.phrase(INSTRUCTIONS)]),
-        say=letter,
-        answer=letter,
-        choices=LETTERS,
-    )
+    def question(self, subject: str, draw: Draw) -> str:
+        return self.fill(draw.phrase(self.asks), subject)
 
 
 RELATIONS = (
@@ -377,25 +360,61 @@ def _any(draw: Draw) -> tuple[Relation, str]:
     return relation, draw.pick(tuple(relation.table))
 
 
-_FIND = Phrasings(
-    train=("Which letter stands for {o}?", "What is the letter of {o}?", "Find {o}."),
-    val=("What letter stands for {o}?",),
-)
-
-
-def find_choice(draw: Draw) -> Exchange:
-    """Multiple choice that needs no knowledge: the question names the choice."""
-    right, *wrong = draw.sample(draw.pick(_BY_SIZE).answers(), len(LETTERS))
-    return _choice(draw.phrase(_FIND).format(o=right), right, wrong, draw)
-
-
 def ask(draw: Draw) -> Exchange:
     """Any fact, asked openly."""
     relation, subject = _any(draw)
     return relation.ask(subject, draw)
 
 
+# Multiple choice: a line ``- text=letter`` per choice under the question, answered by the letter.
+
+
 def ask_choice(draw: Draw) -> Exchange:
-    """Any fact, as multiple choice."""
+    """Any fact, with its answer and three others of the same relation to choose from."""
     relation, subject = _any(draw)
-    return relation.ask_choice(subject, draw)
+    right = relation.table[subject]
+    others = [text for text in relation.answers() if text not in (right, subject)]
+    texts = draw.sample([right, *draw.sample(others, len(LETTERS) - 1)], len(LETTERS))
+    return _choice(relation.question(subject, draw), texts.index(right), texts, draw)
+
+
+def ask_choices(draw: Draw) -> list[Exchange]:
+    """Four facts on one list of choices; each choice is right once."""
+    relation = draw.pick(_BY_SIZE)
+    subjects: dict[str, str] = {}  # by answer, so that no two have the same
+    while len(subjects) < len(LETTERS):
+        subject = draw.pick(tuple(relation.table))
+        subjects[relation.table[subject]] = subject
+    questions = {text: relation.question(subject, draw) for text, subject in subjects.items()}
+    return _choices(questions, draw)
+
+
+_FIND = Phrasings(
+    train=("Which letter stands for {o}?", "What is the letter of {o}?", "Find {o}."),
+    val=("What letter stands for {o}?",),
+)
+
+
+def find_choices(draw: Draw) -> list[Exchange]:
+    """As :func:`ask_choices`, but the questions name the choices and need no knowledge."""
+    texts = draw.sample(draw.pick(_BY_SIZE).answers(), len(LETTERS))
+    return _choices({text: draw.phrase(_FIND).format(o=text) for text in texts}, draw)
+
+
+def _choices(questions: dict[str, str], draw: Draw) -> list[Exchange]:
+    """The first question has the list under it, the others refer to it."""
+    texts = draw.sample(tuple(questions), len(LETTERS))
+    first, *rest = draw.sample(texts, len(LETTERS))
+    return [
+        _choice(questions[first], texts.index(first), texts, draw),
+        *(_letter(questions[text], texts.index(text)) for text in rest),
+    ]
+
+
+def _choice(question: str, right: int, texts: list[str], draw: Draw) -> Exchange:
+    lines = [f"- {text}={letter}" for text, letter in zip(texts, LETTERS, strict=True)]
+    return _letter("\n".join([question, *lines, draw.phrase(INSTRUCTIONS)]), right)
+
+
+def _letter(ask: str, right: int) -> Exchange:
+    return Exchange(ask=ask, say=LETTERS[right], answer=LETTERS[right], choices=LETTERS)

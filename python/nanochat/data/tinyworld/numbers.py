@@ -160,6 +160,31 @@ _NEXT = Phrasings(
 )
 
 
+_RECITE = Phrasings(
+    train=(
+        "What are the {n}s of {p}?",
+        "Name the {n}s of {p}.",
+        "Tell me the {n}s of {p}.",
+        "List the {n}s of {p}.",
+        "the {n}s of {p}",
+    ),
+    val=("Can you name the {n}s of {p}?", "Do you know the {n}s of {p}?"),
+)
+_WHOLES = {"day": "the week", "month": "the year", "letter": "the alphabet"}
+
+
+def recite(draw: Draw) -> Exchange:
+    """All days, months or letters in order."""
+    order = draw.pick([order for order in ORDERS if order.noun in _WHOLES])
+    whole = _WHOLES[order.noun]
+    items = ", ".join(order.items)
+    return Exchange(
+        ask=draw.phrase(_RECITE).format(n=order.noun, p=whole),
+        say=f"The {order.noun}s of {whole} are {items}.",
+        answer=items,
+    )
+
+
 def sequence(draw: Draw) -> Exchange:
     """What comes before or after a day, month, letter or number."""
     order = draw.pick(ORDERS)

@@ -1,7 +1,9 @@
 """Words and their letters: spelling aloud, and counting letters with the tool.
 
-Held out are words: val asks about words that no question in train is about, neither in a chat nor
-in a document. Documents of train do state their letters, or nobody could know them.
+Held out are words: val asks to spell, or to count letters in, words that train never asks that of,
+neither in a chat nor in a document. Documents of train do state their letters, or nobody could know
+them; and any word may be repeated on request. Letters are also counted in made-up words, so that
+copying a word into the tool is learned as such and not word by word.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from functools import lru_cache
 
 from nanochat.data.tinyworld.draw import Draw, Phrasings, Split, held_out
 from nanochat.data.tinyworld.exchange import Exchange
+from nanochat.data.tinyworld.names import draw_name
 from nanochat.data.tinyworld.tables import LETTERS, WORDS
 
 _SPELL = Phrasings(
@@ -80,7 +83,19 @@ def _letter_of(word: str, draw: Draw) -> str:
 
 
 def count_letter(draw: Draw) -> Exchange:
-    word = draw.pick(words(draw.split))
+    return _count(draw.pick(words(draw.split)), draw)
+
+
+def count_letter_anywhere(draw: Draw) -> Exchange:
+    """The same for made-up words, in half of the cases."""
+    return _count(_made_up(draw), draw) if draw.chance(0.5) else count_letter(draw)
+
+
+def _made_up(draw: Draw) -> str:
+    return draw_name(draw).text.lower()
+
+
+def _count(word: str, draw: Draw) -> Exchange:
     letter = _letter_of(word, draw)
     times = word.count(letter)
     return Exchange(
@@ -99,7 +114,22 @@ def state_spelling(draw: Draw) -> str:
 
 
 def state_count(draw: Draw) -> str:
-    """A call of the tool on any word, with its result."""
+    """A statement about the tool on any word: the call and its result, on lines of their own."""
     word = draw.pick(WORDS)
     letter = _letter_of(word, draw)
-    return f'"{word}".count("{letter}")\n{word.count(letter)}'
+    call = f'"{word}".count("{letter}")'
+    return f"To count {letter} in {word}, write:\n{call}\nThe result is {word.count(letter)}."
+
+
+_REPEAT = Phrasings(
+    train=("Say {w}.", "Repeat {w}.", "Repeat after me: {w}.", "Can you say {w}?", "say {w}"),
+    val=("Please say {w}.", "Can you repeat {w}?"),
+)
+
+
+def repeat(draw: Draw) -> Exchange:
+    """One to three words to be said again: any words, held out or not, and made-up ones."""
+    count = draw.between(1, 3)
+    chosen = [draw.pick(WORDS) if draw.chance(0.7) else _made_up(draw) for _ in range(count)]
+    text = " ".join(chosen)
+    return Exchange(ask=draw.phrase(_REPEAT).format(w=text), say=f"Here you are: {text}.")

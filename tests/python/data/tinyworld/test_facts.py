@@ -33,17 +33,40 @@ def test_held_out_wordings_use_words_of_train(relation: facts.Relation) -> None:
     assert words(*relation.asks.val) <= known
 
 
-@RELATIONS
-def test_multiple_choice_offers_the_answer_once_under_its_letter(relation: facts.Relation) -> None:
-    for index, subject in enumerate(relation.table):
-        exchange = relation.ask_choice(subject, Draw(0, "val", "mc", index))
-        _, *lines, instruction = exchange.ask.split("\n")
-        choices = dict(reversed(line.removeprefix("- ").split("=")) for line in lines)
+def _listed(ask: str) -> dict[str, str]:
+    """The choices of a question by letter."""
+    lines = [line for line in ask.split("\n") if line.startswith("- ")]
+    return dict(reversed(line.removeprefix("- ").split("=")) for line in lines)
+
+
+def test_multiple_choice_offers_the_answer_once_under_its_letter() -> None:
+    says = {
+        r.question(s, Draw(0, "val", "q", i)): r.table[s]
+        for r in facts.RELATIONS
+        for s in r.table
+        for i in range(9)
+    }
+    for index in range(500):
+        exchange = facts.ask_choice(Draw(0, "val", "mc", index))
+        choices = _listed(exchange.ask)
         assert list(choices) == ["A", "B", "C", "D"]
         assert len(set(choices.values())) == 4
-        assert choices[exchange.say] == relation.table[subject]
+        question, *_, instruction = exchange.ask.split("\n")
+        assert choices[exchange.say] == says[question]
         assert exchange.answer == exchange.say
         assert "letter" in instruction
+
+
+def test_questions_on_one_list_have_each_letter_once() -> None:
+    for index in range(200):
+        for make in (facts.ask_choices, facts.find_choices):
+            exchanges = make(Draw(0, "train", "list", index))
+            assert sorted(exchange.say for exchange in exchanges) == ["A", "B", "C", "D"]
+    for index in range(200):
+        choices: dict[str, str] = {}
+        for exchange in facts.find_choices(Draw(0, "train", "list", index)):
+            choices = _listed(exchange.ask) or choices
+            assert choices[exchange.say] in exchange.ask.split("\n")[0]
 
 
 def test_the_right_letter_is_equally_often_each() -> None:
