@@ -33,6 +33,7 @@ class Position:
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0  # spent in training steps, over all starts of the run
+    wall_seconds: float = 0.0  # the same with waiting for data, checkpoints and evaluations
     loader: Any = None  # state of the loader after ``step`` steps
 
 
@@ -51,7 +52,7 @@ def train(
     save: Callable[[Position], None],
     save_every: int,
     log: MetricsLog,
-) -> None:
+) -> dict[str, float]:
     """Take ``num_steps`` steps in all, starting behind ``position``, which is advanced.
 
     Args:
@@ -59,10 +60,13 @@ def train(
             returns the learning-rate multiplier for the log.
         evaluate: Called every ``eval_every`` steps and at the end; its figures go to the metrics.
         save: Called every ``save_every`` steps and at the end, before the evaluation of that step.
+    Returns: What ``evaluate`` says of the final weights.
     Raises: UserError when the loss is not finite; the last checkpoint is then intact.
     """
     with ticker(title, num_steps, done=position.step, quiet=not ranks.is_main) as bar:
         smooth_loss = 0.0
+        figures: dict[str, float] | None = None  # of the final weights
+        mark = time.perf_counter()
         first = position.step
         for step in itertools.islice(steps, num_steps - first):
             start = time.perf_counter()
@@ -89,11 +93,14 @@ def train(
                 "tokens_per_second": num_tokens / elapsed,
                 "seconds": position.seconds,
             }
+            position.wall_seconds += time.perf_counter() - mark
+            mark = time.perf_counter()
             is_last = position.step == num_steps
             if is_last or position.step % save_every == 0:
                 save(position)
             if is_last or position.step % eval_every == 0:
-                row |= evaluate()
+                figures = evaluate()
+                row |= figures
             if ranks.is_main:
                 log.write(**row)
             bar.update(
@@ -101,6 +108,10 @@ def train(
                 loss=f"{smooth_loss:.4f}",
                 tokens_per_s=f"{position.tokens / position.seconds:,.0f}",
             )
+        if figures is None:  # nothing was left to do but this
+            figures = evaluate()
+        position.wall_seconds += time.perf_counter() - mark
+    return figures
 
 
 def _step(model: GPT, optimizer: MuonAdamW, step: Step, ranks: Ranks) -> float:

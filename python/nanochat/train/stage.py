@@ -152,7 +152,7 @@ def run_stage(stage: Stage, folder: Path, ranks: Ranks, *, resume: bool) -> None
             device=ranks.device,
         ) as loader,
     ):
-        train(
+        final = train(
             model.train(),
             optimizer,
             loader,
@@ -168,14 +168,13 @@ def run_stage(stage: Stage, folder: Path, ranks: Ranks, *, resume: bool) -> None
             log=log,
         )
         waste = loader.stats.waste
-    final = evaluate()
     if ranks.is_main:
         rate = position.tokens / max(position.seconds, 1e-9)
         write_record(
             folder,
             stage.name,
             started=started,
-            seconds=position.seconds,
+            seconds=position.wall_seconds,
             model=stage.checkpoint,
             config=stage.options,
             metrics={
@@ -188,5 +187,6 @@ def run_stage(stage: Stage, folder: Path, ranks: Ranks, *, resume: bool) -> None
         )
         say(
             f"{stage.name}: {num_steps} steps, {count(position.tokens)} tokens at "
-            f"{rate:,.0f} tokens/s, val bpb {final['val_bpb']:.4f}, {duration(position.seconds)}"
+            f"{rate:,.0f} tokens/s, val bpb {final['val_bpb']:.4f}, "
+            f"{duration(position.wall_seconds)}"
         )

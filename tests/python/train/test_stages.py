@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from nanochat.checkpoint import latest
 from nanochat.common.errors import UserError
+from nanochat.common.record import read_metrics
 from nanochat.train import stage as stage_module
 from nanochat.train.base import BaseTrainConfig, base_train
 from nanochat.train.sft import ChatSFTConfig, chat_sft
@@ -71,10 +72,7 @@ class Killed(BaseException):
 def test_it_learns_and_leaves_its_record(undisturbed: Path) -> None:
     record = json.loads((undisturbed / "base_train" / "stage.json").read_text())
     assert record["metrics"]["num_tokens"]["value"] == STEPS * 512
-    rows = [
-        json.loads(line)
-        for line in (undisturbed / "base_train" / "metrics.jsonl").read_text().splitlines()
-    ]
+    rows = read_metrics(undisturbed / "base_train" / "metrics.jsonl")
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
     assert rows[-1]["loss"] < rows[0]["loss"]
     assert [row["step"] for row in rows if "val_bpb" in row] == [3, 6]
@@ -188,8 +186,7 @@ def test_two_gloo_ranks_then_one(undisturbed: Path, tmp_path: Path) -> None:
     )  # fmt: skip
 
     def losses(out: Path) -> list[float]:
-        lines = (out / "base_train" / "metrics.jsonl").read_text().splitlines()
-        return [json.loads(line)["loss"] for line in lines]
+        return [row["loss"] for row in read_metrics(out / "base_train" / "metrics.jsonl")]
 
     assert losses(tmp_path) == pytest.approx(losses(undisturbed), rel=2e-3)
     # Forget the end, and let one process finish what two began.
