@@ -1,7 +1,7 @@
 """The true facts of tinyworld, as plain tables: subject to answer, one answer each.
 
-Countries whose capital is disputed or has two words too many are left out, and so are words with
-two common opposites (light: dark or heavy). Tests check that no subject is answered twice.
+Left out are countries whose capital is disputed, words with two common opposites (light: dark or
+heavy), and whatever else people might answer in two ways. A subject answered twice does not import.
 """
 
 from __future__ import annotations
