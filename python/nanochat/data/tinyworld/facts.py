@@ -9,6 +9,7 @@ from a sound is not enough.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from nanochat.data.tinyworld import tables
@@ -367,26 +368,27 @@ def ask(draw: Draw) -> Exchange:
 
 
 # Multiple choice: a line ``- text=letter`` per choice under the question, answered by the letter.
+# A small model finds this harder than anything else here, so documents also show two easier forms:
+# lists whose lines say right or wrong, and questions that name the choice they ask for.
 
 
-def ask_choice(draw: Draw) -> Exchange:
+def ask_choice(draw: Draw, *, marked: bool = False) -> Exchange:
     """Any fact, with its answer and three others of the same relation to choose from."""
     relation, subject = _any(draw)
     right = relation.table[subject]
     others = [text for text in relation.answers() if text not in (right, subject)]
     texts = draw.sample([right, *draw.sample(others, len(LETTERS) - 1)], len(LETTERS))
-    return _choice(relation.question(subject, draw), texts.index(right), texts, draw)
+    return _choice(relation.question(subject, draw), texts.index(right), texts, draw, marked=marked)
 
 
 def ask_choices(draw: Draw) -> list[Exchange]:
-    """Four facts on one list of choices; each choice is right once."""
+    """Four questions on one list; the choices are the answers to the first and to three others."""
     relation = draw.pick(_BY_SIZE)
     subjects: dict[str, str] = {}  # by answer, so that no two have the same
     while len(subjects) < len(LETTERS):
         subject = draw.pick(tuple(relation.table))
         subjects[relation.table[subject]] = subject
-    questions = {text: relation.question(subject, draw) for text, subject in subjects.items()}
-    return _choices(questions, draw)
+    return _on_one_list(draw, list(subjects), lambda text: relation.question(subjects[text], draw))
 
 
 _FIND = Phrasings(
@@ -395,24 +397,35 @@ _FIND = Phrasings(
 )
 
 
-def find_choices(draw: Draw) -> list[Exchange]:
-    """As :func:`ask_choices`, but the questions name the choices and need no knowledge."""
+def find_choice(draw: Draw, *, marked: bool = False) -> Exchange:
+    """As :func:`ask_choice`, but the question names the choice and needs no knowledge."""
     texts = draw.sample(draw.pick(_BY_SIZE).answers(), len(LETTERS))
-    return _choices({text: draw.phrase(_FIND).format(o=text) for text in texts}, draw)
+    right = draw.below(len(LETTERS))
+    return _choice(draw.phrase(_FIND).format(o=texts[right]), right, texts, draw, marked=marked)
 
 
-def _choices(questions: dict[str, str], draw: Draw) -> list[Exchange]:
-    """The first question has the list under it, the others refer to it."""
-    texts = draw.sample(tuple(questions), len(LETTERS))
-    first, *rest = draw.sample(texts, len(LETTERS))
+def find_choices(draw: Draw) -> list[Exchange]:
+    """As :func:`ask_choices`, but the questions name the choices."""
+    texts = draw.sample(draw.pick(_BY_SIZE).answers(), len(LETTERS))
+    return _on_one_list(draw, texts, lambda text: draw.phrase(_FIND).format(o=text))
+
+
+def _on_one_list(draw: Draw, texts: list[str], question: Callable[[str], str]) -> list[Exchange]:
+    """The first question has the list under it, three more refer to it; answers may repeat."""
+    texts = draw.sample(texts, len(LETTERS))
+    first, *rest = (draw.below(len(LETTERS)) for _ in range(4))
     return [
-        _choice(questions[first], texts.index(first), texts, draw),
-        *(_letter(questions[text], texts.index(text)) for text in rest),
+        _choice(question(texts[first]), first, texts, draw),
+        *(_letter(question(texts[right]), right) for right in rest),
     ]
 
 
-def _choice(question: str, right: int, texts: list[str], draw: Draw) -> Exchange:
+def _choice(
+    question: str, right: int, texts: list[str], draw: Draw, *, marked: bool = False
+) -> Exchange:
     lines = [f"- {text}={letter}" for text, letter in zip(texts, LETTERS, strict=True)]
+    if marked:
+        lines = [f"{line} {'right' if i == right else 'wrong'}" for i, line in enumerate(lines)]
     return _letter("\n".join([question, *lines, draw.phrase(INSTRUCTIONS)]), right)
 
 

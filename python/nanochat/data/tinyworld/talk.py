@@ -260,8 +260,8 @@ JOKE_REPLIES = either(
 
 _MEET = Phrasings(
     train=either(
-        """My name is {n}. | I am {n}. | Hi, I am {n}. | Hello, my name is {n}. | I'm {n} | Hello!
-        I am {n}. | You can call me {n}. | Call me {n}."""
+        """My name is {n}. | I am {n}. | Hi, I am {n}. | Hello, my name is {n}. | I'm {n} | Hello! I
+        am {n}. | You can call me {n}. | Call me {n}. | my name is {n} | i am {n} | hi, i'm {n}"""
     ),
     val=either("Hello, I am {n}. | Hi, my name is {n}. | Hi! You can call me {n}."),
 )

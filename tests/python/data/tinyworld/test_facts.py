@@ -57,16 +57,22 @@ def test_multiple_choice_offers_the_answer_once_under_its_letter() -> None:
         assert "letter" in instruction
 
 
-def test_questions_on_one_list_have_each_letter_once() -> None:
+def test_every_question_on_a_list_is_answered_by_it() -> None:
     for index in range(200):
-        for make in (facts.ask_choices, facts.find_choices):
-            exchanges = make(Draw(0, "train", "list", index))
-            assert sorted(exchange.say for exchange in exchanges) == ["A", "B", "C", "D"]
-    for index in range(200):
-        choices: dict[str, str] = {}
-        for exchange in facts.find_choices(Draw(0, "train", "list", index)):
-            choices = _listed(exchange.ask) or choices
+        first, *rest = facts.find_choices(Draw(0, "train", "list", index))
+        choices = _listed(first.ask)
+        for exchange in (first, *rest):
             assert choices[exchange.say] in exchange.ask.split("\n")[0]
+            assert len(facts.ask_choices(Draw(0, "train", "list", index))) == 1 + len(rest)
+
+
+def test_marks_agree_with_the_answer() -> None:
+    for index in range(200):
+        for make in (facts.find_choice, facts.ask_choice):
+            exchange = make(Draw(0, "train", "marked", index), marked=True)
+            lines = exchange.ask.split("\n")[1:-1]
+            assert [line.endswith(" right") for line in lines].count(True) == 1
+            assert next(line for line in lines if f"={exchange.say} right" in line)
 
 
 def test_the_right_letter_is_equally_often_each() -> None:
