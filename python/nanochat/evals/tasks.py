@@ -1,7 +1,7 @@
 """Accuracy on tasks, with the interval that the number of examples allows.
 
-Multiple choice compares the logits of the choices, one token each, after the rendered prompt: one
-forward pass per batch of prompts of similar length. Generative prompts are answered by the engine,
+Multiple choice compares how likely each choice is as a reply, a letter or a few words, one forward
+pass per batch of prompts of similar length. Generative prompts are answered by the engine,
 greedily and with tools, and the task's own rule reads the reply. A prompt that does not fit the
 context counts as wrong and is reported. Ranks share the examples when a process group is up.
 """
@@ -22,7 +22,6 @@ from nanochat.data.tinyworld.draw import Split
 from nanochat.engine import Completion, Engine, Sampling
 from nanochat.model import GPT
 from nanochat.tasks import Example, Task
-from nanochat.tokenizer import Tokenizer
 
 CHOICE_TOKENS = 16_384  # of a forward pass over multiple-choice prompts, padding included
 GENERATE_AT_ONCE = 64  # prompts handed to the engine between two reports of progress
@@ -151,49 +150,53 @@ _UNASKED: Record = {"text": "", "reason": TOO_LONG}
 def _choose(
     engine: Engine, examples: Sequence[Example], _: int, report: Callable[[int], None]
 ) -> list[Record]:
-    """For each example the choice with the largest logit after the prompt."""
-    tokenizer, model = engine.tokenizer, engine.model
+    """For each example the choice that is the likeliest reply to the prompt."""
+    tokenizer = engine.tokenizer
     prompts = [tokenizer.render_prompt(example.prompt) for example in examples]
-    replies = [dict(_UNASKED) for _ in examples]
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    order = [i for i in order if len(prompts[i]) <= engine.context]
-    num_done = len(prompts) - len(order)
-    while order:
+    rows = [
+        (i, c, prompt, tokenizer.encode(choice))
+        for i, (example, prompt) in enumerate(zip(examples, prompts, strict=True))
+        for c, choice in enumerate(example.choices)
+    ]
+    limit = engine.context + 1  # the last token of a reply is only predicted
+    too_long = {i for i, _, prompt, reply in rows if len(prompt) + len(reply) > limit}
+    rows = sorted((row for row in rows if row[0] not in too_long), key=lambda row: len(row[2]))
+    scores = [[0.0] * len(example.choices) for example in examples]
+    while rows:
         # Longest first: the first batch decides the memory.
-        longest = len(prompts[order[-1]])
-        size = max(1, CHOICE_TOKENS // longest)
-        batch, order = order[-size:], order[:-size]
-        logits = last_logits(model, [prompts[i] for i in batch], pad=tokenizer.bos).cpu()
-        for i, row in zip(batch, logits, strict=True):
-            choices = examples[i].choices
-            scores = row[_one_token_each(tokenizer, choices)]
-            replies[i] = {"text": choices[int(scores.argmax())], "reason": "stop"}
-        num_done += len(batch)
-        report(num_done)
-    return replies
+        size = max(1, CHOICE_TOKENS // len(rows[-1][2]))
+        batch, rows = rows[-size:], rows[:-size]
+        nats = reply_nats(engine.model, [row[2:] for row in batch], pad=tokenizer.bos)
+        for (i, c, _prompt, _reply), value in zip(batch, nats.tolist(), strict=True):
+            scores[i][c] = value
+        report(len(examples) - len({i for i, *_ in rows}))
+    return [
+        dict(_UNASKED)
+        if i in too_long
+        else {"text": example.choices[min_index(scores[i])], "reason": "stop"}
+        for i, example in enumerate(examples)
+    ]
+
+
+def min_index(values: Sequence[float]) -> int:
+    """Index of the smallest, the first of equals."""
+    return min(range(len(values)), key=values.__getitem__)
 
 
 @torch.no_grad()
-def last_logits(model: GPT, prompts: Sequence[Sequence[int]], *, pad: int) -> torch.Tensor:
-    """Logits (B, V) fp32 of the token after each prompt, before the softcap, which keeps order.
-
-    The head sees one position of each prompt, so that long prompts do not cost T x V logits.
-    """
-    lengths = torch.tensor([len(prompt) for prompt in prompts])
-    ids = torch.full((len(prompts), int(lengths.max())), pad)
-    for row, prompt in zip(ids, prompts, strict=True):
-        row[: len(prompt)] = torch.tensor(prompt)  # what is right of a prompt is never seen by it
+def reply_nats(
+    model: GPT, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, pad: int
+) -> torch.Tensor:
+    """-log p of each reply after its prompt, nats, (B,) fp32 on the host; pairs of token ids."""
+    width = max(len(prompt) + len(reply) for prompt, reply in pairs) - 1
+    ids = torch.full((len(pairs), width), pad)
+    targets = torch.full((len(pairs), width), -1)
+    for row, target, (prompt, reply) in zip(ids, targets, pairs, strict=True):
+        whole = torch.tensor([*prompt, *reply])
+        row[: len(whole) - 1] = whole[:-1]  # what is right of a reply is never seen by it
+        target[len(prompt) - 1 : len(whole) - 1] = whole[len(prompt) :]
     device = next(model.parameters()).device
-    hidden = model.hidden(ids.to(device))[torch.arange(len(prompts)), lengths - 1]  # (B, C)
-    logits: torch.Tensor = model.lm_head(hidden)
-    return logits[:, : model.config.vocab_size].float()
-
-
-def _one_token_each(tokenizer: Tokenizer, choices: Sequence[str]) -> list[int]:
-    encoded = [tokenizer.encode(choice) for choice in choices]
-    if not encoded or any(len(ids) != 1 for ids in encoded):
-        raise ValueError(f"tasks: choices must be one token each, got {choices!r} as {encoded}")
-    return [ids[0] for ids in encoded]
+    return model.nats(ids.to(device), targets.to(device)).sum(dim=1).cpu()
 
 
 def _generate(

@@ -20,7 +20,7 @@ class Example:
         messages: The conversation so far; the last message is the user's.
         reference: An assistant message that is right, tool calls included.
         check: Whether the text of a reply is right. The text may hold tool calls and results too.
-        choices: For multiple choice, the replies to choose from, one token each: the letters.
+        choices: For multiple choice, the replies to choose from.
     """
 
     messages: tuple[Message, ...]

@@ -14,8 +14,8 @@ from nanochat.evals import tasks as evals
 from nanochat.evals.tasks import (
     EvalResult,
     content_parts,
-    last_logits,
     mean_centred,
+    reply_nats,
     run_tasks,
     wilson_interval,
 )
@@ -87,16 +87,20 @@ def test_measure_carries_the_interval_and_chance() -> None:
     assert (measure.low, measure.high) == wilson_interval(5, 10)
 
 
-def test_last_logits_are_those_of_each_prompt_alone(
+def test_reply_nats_are_those_of_each_pair_alone(
     tiny_model: GPT, byte_tokenizer: Tokenizer
 ) -> None:
-    prompts = [byte_tokenizer.encode(text) for text in ("a", "hello there", "abc", "x" * 130)]
-    together = last_logits(tiny_model, prompts, pad=byte_tokenizer.bos)
-    softcap = tiny_model.config.softcap
-    for prompt, row in zip(prompts, together, strict=True):
+    texts = (("a", "b"), ("hello there", "you"), ("abc", "xy z"), ("x" * 130, "!"))
+    pairs = [
+        (byte_tokenizer.encode(prompt), byte_tokenizer.encode(reply)) for prompt, reply in texts
+    ]
+    together = reply_nats(tiny_model, pairs, pad=byte_tokenizer.bos)
+    for (prompt, reply), value in zip(pairs, together, strict=True):
+        ids = torch.tensor([[*prompt, *reply]])
         with torch.no_grad():
-            alone = tiny_model(torch.tensor([prompt]))[0, -1]
-        torch.testing.assert_close(softcap * torch.tanh(row / softcap), alone)
+            logp = torch.log_softmax(tiny_model(ids[:, :-1]), dim=-1)[0, len(prompt) - 1 :]
+        alone = -logp[torch.arange(len(reply)), torch.tensor(reply)].sum()
+        torch.testing.assert_close(value, alone, rtol=1e-4, atol=1e-4)
 
 
 def test_the_choice_is_the_likeliest_of_the_choices(
@@ -121,10 +125,20 @@ def test_the_choice_is_the_likeliest_of_the_choices(
     assert whole.num_correct == sum(record["correct"] for record in whole.records)
 
 
-def test_choices_of_several_tokens_are_an_error(tiny_engine: Engine) -> None:
-    task = Quiz(["?"], check=bool, choices=("A", "yes"))
-    with pytest.raises(ValueError, match="choices must be one token each"):
-        run_tasks(tiny_engine, [task])
+def test_choices_of_several_tokens_are_weighed_whole(
+    tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the choices of one question fall into different batches."""
+    choices = ("A", "yes, it is", "no", "zz")
+    task = Quiz(["?", "what?"], check=bool, choices=choices)
+    tokenizer = tiny_engine.tokenizer
+    prompt = tokenizer.render_prompt({"messages": [{"role": "user", "content": "?"}]})
+    pairs = [(prompt, tokenizer.encode(choice)) for choice in choices]
+    nats = reply_nats(tiny_engine.model, pairs, pad=tokenizer.bos).tolist()
+    for tokens in (16_384, 30):
+        monkeypatch.setattr(evals, "CHOICE_TOKENS", tokens)
+        (got,) = run_tasks(tiny_engine, [task])
+        assert got.records[0]["text"] == choices[nats.index(min(nats))]
 
 
 def test_generative_replies_are_greedy_and_read_by_the_task(tiny_engine: Engine) -> None:

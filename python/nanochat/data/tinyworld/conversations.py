@@ -15,17 +15,17 @@ from nanochat.data.tinyworld.plots import ANIMALS
 
 SINGLE: tuple[tuple[float, Callable[[Draw], Exchange]], ...] = (
     (0.18, facts.ask),
-    (0.18, facts.ask_choice),
+    (0.12, facts.ask_choice),
     (0.03, spelling.repeat),
     (0.01, numbers.recite),
     (0.12, numbers.arithmetic),
     (0.07, spelling.spell),
-    (0.10, spelling.count_letter_anywhere),
+    (0.14, spelling.count_letter_anywhere),
     (0.06, numbers.sequence),
     (0.03, numbers.word_sum),
     (0.02, numbers.counting),
     (0.12, talk.small_talk),
-    (0.08, talk.outside),
+    (0.10, talk.outside),
 )
 _SLOPPY = frozenset(
     {facts.ask, numbers.arithmetic, spelling.spell, numbers.sequence, talk.small_talk, talk.outside}
@@ -123,9 +123,7 @@ def _named(draw: Draw) -> list[Exchange]:
 
 MIXTURE: tuple[tuple[float, Callable[[Draw], list[Exchange]]], ...] = (
     (0.36, _one),
-    (0.26, _several),
-    (0.04, facts.ask_choices),
-    (0.02, facts.find_choices),
+    (0.32, _several),
     (0.12, _story_told),
     (0.14, _story_read),
     (0.06, _named),

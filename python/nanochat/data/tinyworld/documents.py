@@ -37,17 +37,6 @@ def _several(make: Callable[[Draw], Exchange], k: int) -> Callable[[Draw], str]:
     return lambda draw: _join([make(draw) for _ in range(k)])
 
 
-def _marked_choices(draw: Draw) -> str:
-    """Lists whose lines say right or wrong: what to look for when no line says it."""
-    makers = (facts.find_choice, facts.ask_choice, facts.ask_choice)
-    return _join([make(draw, marked=True) for make in makers])
-
-
-def _choices(draw: Draw) -> str:
-    """Finding a text among the choices is half of choosing right, and is learned first."""
-    return _join((facts.find_choices if draw.chance(0.3) else facts.ask_choices)(draw))
-
-
 def _spelled_words(draw: Draw) -> str:
     return "\n".join(spelling.state_spelling(draw) for _ in range(8))
 
@@ -63,23 +52,21 @@ def _talk(draw: Draw) -> str:
 
 MIXTURE: tuple[tuple[float, Callable[[Draw], str]], ...] = (
     (0.14, _story),
-    (0.13, _story_questions),
+    (0.15, _story_questions),
     (0.07, _statements),
-    (0.07, _several(facts.ask, 4)),
-    (0.09, _marked_choices),
-    (0.10, _choices),
-    (0.05, _several(facts.ask_choice, 2)),
+    (0.11, _several(facts.ask, 4)),
+    (0.10, _several(facts.ask_choice, 2)),
     (0.05, _spelled_words),
-    (0.05, _counted_letters),
+    (0.07, _counted_letters),
     (0.02, _several(spelling.spell, 4)),
-    (0.04, _several(spelling.count_letter_anywhere, 3)),
+    (0.06, _several(spelling.count_letter_anywhere, 3)),
     (0.03, _several(spelling.repeat, 5)),
     (0.02, _several(numbers.arithmetic, 3)),
     (0.02, _several(numbers.word_sum, 4)),
     (0.03, _several(numbers.counting, 2)),
-    (0.04, _several(numbers.sequence, 4)),
+    (0.06, _several(numbers.sequence, 4)),
     (0.01, _several(numbers.recite, 1)),
-    (0.04, _talk),
+    (0.06, _talk),
 )
 # Documents that begin with a story: what a reader has to be told before the first word of one.
 STORY_SHARE = sum(share for share, make in MIXTURE if make in (_story, _story_questions))

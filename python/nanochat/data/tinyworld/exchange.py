@@ -22,7 +22,7 @@ class Exchange:
         code, output: Call of the calculator before the answer, and its result; empty if none.
         answer: The part of ``say`` that makes it right; empty if the exchange is small talk.
         rivals: Wrong answers of the same sort; naming one of them makes a reply wrong.
-        choices: For multiple choice, the letters offered; ``answer`` is one of them.
+        choices: For multiple choice, the replies to choose from; ``answer`` is one of them.
     """
 
     ask: str

@@ -9,7 +9,6 @@ from a sound is not enough.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from nanochat.data.tinyworld import tables
@@ -18,8 +17,12 @@ from nanochat.data.tinyworld.exchange import Exchange
 
 LETTERS = ("A", "B", "C", "D")
 INSTRUCTIONS = Phrasings(
-    train=("Answer with the letter only.", "Reply with the letter only.", "Give the letter only."),
-    val=("Answer with the letter only.",),
+    train=(
+        "Answer with the choice and its letter.",
+        "Reply with the choice and its letter.",
+        "Give the choice and its letter.",
+    ),
+    val=("Answer with the choice and its letter.",),
 )
 
 
@@ -367,67 +370,19 @@ def ask(draw: Draw) -> Exchange:
     return relation.ask(subject, draw)
 
 
-# Multiple choice: a line ``- text=letter`` per choice under the question, answered by the letter.
-# A small model finds this harder than anything else here, so documents also show two easier forms:
-# lists whose lines say right or wrong, and questions that name the choice they ask for.
+# Multiple choice: a line ``- text=letter`` per choice under the question. The reply repeats the
+# right one, text before letter, so that a small model can first recall and then look up. Asked for the
+# letter alone it has to do both in one step, and stays at chance for millions of tokens.
 
 
-def ask_choice(draw: Draw, *, marked: bool = False) -> Exchange:
+def ask_choice(draw: Draw) -> Exchange:
     """Any fact, with its answer and three others of the same relation to choose from."""
     relation, subject = _any(draw)
     right = relation.table[subject]
     others = [text for text in relation.answers() if text not in (right, subject)]
     texts = draw.sample([right, *draw.sample(others, len(LETTERS) - 1)], len(LETTERS))
-    return _choice(relation.question(subject, draw), texts.index(right), texts, draw, marked=marked)
-
-
-def ask_choices(draw: Draw) -> list[Exchange]:
-    """Four questions on one list; the choices are the answers to the first and to three others."""
-    relation = draw.pick(_BY_SIZE)
-    subjects: dict[str, str] = {}  # by answer, so that no two have the same
-    while len(subjects) < len(LETTERS):
-        subject = draw.pick(tuple(relation.table))
-        subjects[relation.table[subject]] = subject
-    return _on_one_list(draw, list(subjects), lambda text: relation.question(subjects[text], draw))
-
-
-_FIND = Phrasings(
-    train=("Which letter stands for {o}?", "What is the letter of {o}?", "Find {o}."),
-    val=("What letter stands for {o}?",),
-)
-
-
-def find_choice(draw: Draw, *, marked: bool = False) -> Exchange:
-    """As :func:`ask_choice`, but the question names the choice and needs no knowledge."""
-    texts = draw.sample(draw.pick(_BY_SIZE).answers(), len(LETTERS))
-    right = draw.below(len(LETTERS))
-    return _choice(draw.phrase(_FIND).format(o=texts[right]), right, texts, draw, marked=marked)
-
-
-def find_choices(draw: Draw) -> list[Exchange]:
-    """As :func:`ask_choices`, but the questions name the choices."""
-    texts = draw.sample(draw.pick(_BY_SIZE).answers(), len(LETTERS))
-    return _on_one_list(draw, texts, lambda text: draw.phrase(_FIND).format(o=text))
-
-
-def _on_one_list(draw: Draw, texts: list[str], question: Callable[[str], str]) -> list[Exchange]:
-    """The first question has the list under it, three more refer to it; answers may repeat."""
-    texts = draw.sample(texts, len(LETTERS))
-    first, *rest = (draw.below(len(LETTERS)) for _ in range(4))
-    return [
-        _choice(question(texts[first]), first, texts, draw),
-        *(_letter(question(texts[right]), right) for right in rest),
-    ]
-
-
-def _choice(
-    question: str, right: int, texts: list[str], draw: Draw, *, marked: bool = False
-) -> Exchange:
-    lines = [f"- {text}={letter}" for text, letter in zip(texts, LETTERS, strict=True)]
-    if marked:
-        lines = [f"{line} {'right' if i == right else 'wrong'}" for i, line in enumerate(lines)]
-    return _letter("\n".join([question, *lines, draw.phrase(INSTRUCTIONS)]), right)
-
-
-def _letter(ask: str, right: int) -> Exchange:
-    return Exchange(ask=ask, say=LETTERS[right], answer=LETTERS[right], choices=LETTERS)
+    choices = tuple(f"{text}={letter}" for text, letter in zip(texts, LETTERS, strict=True))
+    question = relation.question(subject, draw)
+    lines = [question, *(f"- {choice}" for choice in choices), draw.phrase(INSTRUCTIONS)]
+    reply = choices[texts.index(right)]
+    return Exchange(ask="\n".join(lines), say=reply, answer=reply, choices=choices)
