@@ -371,8 +371,8 @@ def ask(draw: Draw) -> Exchange:
 
 
 # Multiple choice: a line ``- text=letter`` per choice under the question. The reply repeats the
-# right one, text before letter, so that a small model can first recall and then look up. Asked for the
-# letter alone it has to do both in one step, and stays at chance for millions of tokens.
+# right one, text before letter, so that a small model can first recall and then look up. Asked for
+# the letter alone it has to do both in one step, and stays at chance for millions of tokens.
 
 
 def ask_choice(draw: Draw) -> Exchange:
