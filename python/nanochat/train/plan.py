@@ -308,7 +308,8 @@ def _commands(
         ),
         (
             *(*every, "scripts/chat_sft.py", *here, *batches),
-            *("--num-iterations", str(sft_steps), *often),
+            *("--num-iterations", str(sft_steps), "--lr-scale", f"{preset.sft_lr_scale:g}"),
+            *often,
         ),
         (*one, "scripts/chat_eval.py", *here),
         (*one, "scripts/report.py", *here, *price),

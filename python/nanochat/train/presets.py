@@ -30,6 +30,7 @@ class Preset:
     lr_scale: float | None  # factor on learning rates; None takes the scaling formula's
     weight_decay: float | None  # of Muon's matrices; None takes the scaling formula's
     sft_iterations: int | None  # None is a tenth of the pretraining steps
+    sft_lr_scale: float  # factor on the rates of pretraining
     eval_every: int  # steps
     eval_tokens: int  # held-out text of one validation
     save_every: int  # steps
@@ -53,6 +54,7 @@ def _gpu(name: str, depth: int | None, about: str, *, ratio: float = 12.0) -> Pr
         lr_scale=None,
         weight_decay=None,
         sft_iterations=None,
+        sft_lr_scale=0.8,
         eval_every=250,
         eval_tokens=10_485_760,
         save_every=500,
@@ -71,11 +73,12 @@ _ALL = (
         seq_len=256,
         total_batch_size=2048,  # learns more per token than larger steps
         device_batch_size=8,
-        num_iterations=1800,
+        num_iterations=1500,
         target_param_data_ratio=12.0,
         lr_scale=0.7,
         weight_decay=0.1,
-        sft_iterations=900,
+        sft_iterations=500,
+        sft_lr_scale=0.25,  # at 0.8 it forgets what only pretraining taught
         eval_every=300,
         eval_tokens=65_536,
         save_every=150,

@@ -20,7 +20,7 @@ SINGLE: tuple[tuple[float, Callable[[Draw], Exchange]], ...] = (
     (0.01, numbers.recite),
     (0.12, numbers.arithmetic),
     (0.07, spelling.spell),
-    (0.14, spelling.count_letter_anywhere),
+    (0.14, spelling.count_letter),
     (0.06, numbers.sequence),
     (0.03, numbers.word_sum),
     (0.02, numbers.counting),

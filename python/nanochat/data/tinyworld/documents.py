@@ -59,7 +59,7 @@ MIXTURE: tuple[tuple[float, Callable[[Draw], str]], ...] = (
     (0.05, _spelled_words),
     (0.07, _counted_letters),
     (0.02, _several(spelling.spell, 4)),
-    (0.06, _several(spelling.count_letter_anywhere, 3)),
+    (0.06, _several(spelling.count_letter, 3)),
     (0.03, _several(spelling.repeat, 5)),
     (0.02, _several(numbers.arithmetic, 3)),
     (0.02, _several(numbers.word_sum, 4)),

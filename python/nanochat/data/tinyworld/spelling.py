@@ -2,8 +2,8 @@
 
 Held out are words: val asks to spell, or to count letters in, words that train never asks that of,
 neither in a chat nor in a document. Documents of train do state their letters, or nobody could know
-them; and any word may be repeated on request. Letters are also counted in made-up words, so that
-copying a word into the tool is learned as such and not word by word.
+them; and any word may be repeated on request. To count, the word is spelled into the tool: a token
+such as `` barn`` does not show its letters, nor does the one for ``barn`` behind a quote.
 """
 
 from __future__ import annotations
@@ -83,25 +83,13 @@ def _letter_of(word: str, draw: Draw) -> str:
 
 
 def count_letter(draw: Draw) -> Exchange:
-    return _count(draw.pick(words(draw.split)), draw)
-
-
-def count_letter_anywhere(draw: Draw) -> Exchange:
-    """The same for made-up words, in half of the cases."""
-    return _count(_made_up(draw), draw) if draw.chance(0.5) else count_letter(draw)
-
-
-def _made_up(draw: Draw) -> str:
-    return draw_name(draw).text.lower()
-
-
-def _count(word: str, draw: Draw) -> Exchange:
+    word = draw.pick(words(draw.split))
     letter = _letter_of(word, draw)
     times = word.count(letter)
     return Exchange(
         ask=draw.phrase(_COUNT).format(l=letter, w=word),
         say=f"The letter {letter} appears {times} {'time' if times == 1 else 'times'} in {word}.",
-        code=f'"{word}".count("{letter}")',
+        code=_call(word, letter),
         output=str(times),
         answer=str(times),
     )
@@ -117,8 +105,16 @@ def state_count(draw: Draw) -> str:
     """A statement about the tool on any word: the call and its result, on lines of their own."""
     word = draw.pick(WORDS)
     letter = _letter_of(word, draw)
-    call = f'"{word}".count("{letter}")'
-    return f"To count {letter} in {word}, write:\n{call}\nThe result is {word.count(letter)}."
+    result = word.count(letter)
+    return f"To count {letter} in {word}, write:\n{_call(word, letter)}\nThe result is {result}."
+
+
+def _call(word: str, letter: str) -> str:
+    return f'"{spelled(word)}".count("{letter}")'
+
+
+def _made_up(draw: Draw) -> str:
+    return draw_name(draw).text.lower()
 
 
 _REPEAT = Phrasings(

@@ -17,7 +17,7 @@ def test_words_are_split() -> None:
 def test_train_never_asks_about_a_held_out_word() -> None:
     held_out = set(spelling.words("val"))
     for index in range(2000):
-        for make in (spelling.spell, spelling.count_letter, spelling.count_letter_anywhere):
+        for make in (spelling.spell, spelling.count_letter):
             exchange = make(Draw(1, "train", "w", index))
             spelled = re.findall(r"[a-z]{3,}", exchange.say)[-1 if exchange.code else 1 :]
             assert not held_out & set(spelled)
@@ -35,3 +35,9 @@ def test_the_tool_counts_as_stated() -> None:
         assert calculate(exchange.code) == exchange.output
     _, code, result = spelling.state_count(Draw(1, "train", "s", 0)).split("\n")
     assert result == f"The result is {calculate(code)}."
+
+
+def test_the_tool_is_given_the_letters_of_the_word() -> None:
+    exchange = spelling.count_letter(Draw(1, "val", "c", 0))
+    word = exchange.say.split(" in ")[1].rstrip(".")
+    assert exchange.code.startswith(f'"{"-".join(word)}".count("')
