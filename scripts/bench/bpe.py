@@ -25,11 +25,10 @@ from nanochat.tokenizer import SPLIT_PATTERN, train_bpe
 from nanochat.tokenizer.bpe import available_cpus
 
 MAX_CHARS = 10_000  # of a document, as in tok_train
+# Latin, Cyrillic, Greek and Han letters, most frequent first in Latin.
 SCRIPTS = (
     "etaoinshrdlcumwfgypb",
-    "оеаинтсрвлкмдпуяы",
-    "αεηιοτσνρλκπμ",
-    "的一是不了人我在有他这中大来上",
+    *("".join(map(chr, range(first, first + 16))) for first in (0x0430, 0x03B1, 0x4E00)),
 )
 
 
