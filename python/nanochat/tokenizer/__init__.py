@@ -1,13 +1,12 @@
 """Text to tokens and back: training, encoding, conversations."""
 
 from nanochat.tokenizer.bpe import SPLIT_PATTERN, train_bpe
-from nanochat.tokenizer.tokenizer import MIN_VOCAB_SIZE, SPECIAL_TOKENS, StreamDecoder, Tokenizer
+from nanochat.tokenizer.tokenizer import MIN_VOCAB_SIZE, SPECIAL_TOKENS, Tokenizer
 
 __all__ = [
     "MIN_VOCAB_SIZE",
     "SPECIAL_TOKENS",
     "SPLIT_PATTERN",
-    "StreamDecoder",
     "Tokenizer",
     "train_bpe",
 ]

@@ -7,7 +7,6 @@ file is refused. tiktoken encodes; special tokens in a text are text like any ot
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import json
 import re
@@ -222,25 +221,6 @@ class Tokenizer:
             "special": list(SPECIAL_TOKENS),
             "tokens": [token.decode("latin-1") for token in self._ordinary],
         }
-
-
-class StreamDecoder:
-    """Ids that arrive one by one to text of whole characters only.
-
-    What it returns, joined, equals ``tokenizer.decode`` of all ids.
-    """
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-
-    def push(self, token: int) -> str:
-        """Characters that are complete after ``token``; may be empty."""
-        return self._utf8.decode(self._tokenizer.decode_bytes([token]))
-
-    def finish(self) -> str:
-        """The end: an unfinished character becomes U+FFFD."""
-        return self._utf8.decode(b"", final=True)
 
 
 def _hash(content: Mapping[str, Any]) -> str:

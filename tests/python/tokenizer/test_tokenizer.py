@@ -17,7 +17,6 @@ from nanochat.tokenizer import (
     MIN_VOCAB_SIZE,
     SPECIAL_TOKENS,
     SPLIT_PATTERN,
-    StreamDecoder,
     Tokenizer,
     train_bpe,
 )
@@ -58,20 +57,6 @@ def test_any_text_comes_back(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.encode_batch([text] * 3, num_threads=1) == [ids] * 3
     assert tokenizer.to_tiktoken().encode_ordinary(text) == ids
     assert sum(tokenizer.token_bytes()[ids]) == len(text.encode())
-
-
-@given(st.lists(st.integers(0, 299)))
-def test_stream_of_any_ids_equals_decode(tokenizer: Tokenizer, ids: list[int]) -> None:
-    stream = StreamDecoder(tokenizer)
-    pieces = [stream.push(token) for token in ids]
-    assert "".join(pieces) + stream.finish() == tokenizer.decode(ids)
-
-
-def test_stream_gives_whole_characters_only() -> None:
-    stream = StreamDecoder(BYTES_ONLY)
-    assert [stream.push(byte) for byte in "a\u20ac".encode()] == ["a", "", "", "\u20ac"]
-    assert stream.push(0xE2) == ""
-    assert stream.finish() == "\ufffd"
 
 
 def test_batch_keeps_the_order_of_texts(tokenizer: Tokenizer) -> None:
