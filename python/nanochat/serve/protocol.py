@@ -7,7 +7,8 @@ each request an id of its own; several may run at once on one socket.
        "sampling": {"temperature": 0.8, "top_k": 50, "top_p": 1, "max_tokens": 256, "seed": 1}}
     > {"type": "stop", "id": "r1"}
     < {"type": "hello", "protocol": 1, "model": {...}, "limits": {...}, "defaults": {...}}
-    < {"type": "start", "id": "r1", "prompt_tokens": 12, "cached_tokens": 0, "seed": 1}
+    < {"type": "start", "id": "r1", "prompt_tokens": 12, "cached_tokens": 0,
+       "dropped_messages": 0, "seed": 1}        the oldest turns go when the context is full
     < {"type": "delta", "id": "r1", "text": "..."}
     < {"type": "tool", "id": "r1", "name": "calculator", "input": "6*7", "output": "42"}
     < {"type": "done", "id": "r1", "reason": "stop|length|cancelled", "seed": 1, "usage": {...}}
@@ -217,9 +218,16 @@ class Protocol:
             "hello", None, protocol=VERSION, model=model, limits=limits, defaults=defaults
         )
 
-    def start(self, request_id: str, *, prompt_tokens: int, seed: int) -> str:
+    def start(
+        self, request_id: str, *, prompt_tokens: int, dropped_messages: int, seed: int
+    ) -> str:
         return self._message(
-            "start", request_id, prompt_tokens=prompt_tokens, cached_tokens=0, seed=seed
+            "start",
+            request_id,
+            prompt_tokens=prompt_tokens,
+            cached_tokens=0,
+            dropped_messages=dropped_messages,
+            seed=seed,
         )
 
     def delta(self, request_id: str, text: str) -> str:

@@ -30,6 +30,7 @@ from nanochat.common.console import say
 from nanochat.common.errors import UserError
 from nanochat.engine import Engine, Sampling, Stream
 from nanochat.serve import routes
+from nanochat.serve.history import newest_turns
 from nanochat.serve.metrics import Metrics
 from nanochat.serve.protocol import SUBPROTOCOL, Chat, Limits, Protocol, Refused, Stop
 
@@ -196,6 +197,7 @@ class _Answer:
 
     chat: Chat
     stream: Stream | None = None  # None while its prompt is being rendered
+    num_dropped: int = 0  # oldest messages that the model does not see
     is_stopped: bool = False
 
     def stop(self) -> None:
@@ -255,13 +257,15 @@ class _Socket:
     async def _begin(self, answer: _Answer) -> Refused | None:
         """Render the prompt and hand it to the engine, if it fits and there is room."""
         server, engine, chat = self._server, self._server.engine, answer.chat
-        ids = await asyncio.to_thread(engine.tokenizer.render_prompt, {"messages": chat.messages})
+        room = min(chat.sampling.max_tokens, engine.context // 3)  # left for the answer
+        ids, answer.num_dropped = await asyncio.to_thread(
+            newest_turns, engine.tokenizer, chat.messages, limit=engine.context - room
+        )
         if len(ids) >= engine.context:
             return Refused(
                 chat.id,
                 "too_long",
-                f"the conversation has {len(ids)} tokens and the context {engine.context}; "
-                "shorten it or start a new one",
+                f"the message has {len(ids)} tokens and the context {engine.context}; shorten it",
             )
         if engine.num_queued >= server.max_queued:
             return Refused(chat.id, "busy", f"{engine.num_queued} requests wait; try again later")
@@ -277,7 +281,14 @@ class _Socket:
         protocol, send, stream = self._protocol, self._connection.send, answer.stream
         request_id = answer.chat.id
         assert stream is not None
-        await send(protocol.start(request_id, prompt_tokens=stream.prompt_tokens, seed=stream.seed))
+        await send(
+            protocol.start(
+                request_id,
+                prompt_tokens=stream.prompt_tokens,
+                dropped_messages=answer.num_dropped,
+                seed=stream.seed,
+            )
+        )
         code = ""
         try:
             async for piece in stream:

@@ -71,7 +71,7 @@ def test_interactive(
     assert "tiny" in out
     assert "/clear   forget the conversation" in out
     assert "no command /nope" in out
-    assert "too_long: the conversation has" in out
+    assert "too_long: the message has" in out
     answers = [part.splitlines()[0] for part in out.split("> ") if "seed 1" in part]
     assert len(answers) == 2
     assert answers[0] == answers[1] != ""

@@ -167,12 +167,12 @@ def test_what_the_server_says() -> None:
     protocol = _protocol()
     said = [
         protocol.hello({"name": "m"}),
-        protocol.start("a", prompt_tokens=3, seed=7),
+        protocol.start("a", prompt_tokens=3, dropped_messages=2, seed=7),
         protocol.delta("a", "\u00e9"),
         protocol.error(None, "bad_request", "what?"),
         protocol.tool("a", code="6*7", output="42"),
         protocol.done("a", _completion()),
-        protocol.start("a", prompt_tokens=3, seed=7),
+        protocol.start("a", prompt_tokens=3, dropped_messages=2, seed=7),
     ]
     assert [json.loads(frame) for frame in said] == [
         {
@@ -181,7 +181,10 @@ def test_what_the_server_says() -> None:
             "defaults": {"temperature": 0.8, "top_k": 50, "top_p": 1.0, "max_tokens": 64,
                          "seed": None, "stop": []},
         },
-        {"type": "start", "id": "a", "seq": 0, "prompt_tokens": 3, "cached_tokens": 0, "seed": 7},
+        {
+            "type": "start", "id": "a", "seq": 0, "prompt_tokens": 3, "cached_tokens": 0,
+            "dropped_messages": 2, "seed": 7,
+        },
         {"type": "delta", "id": "a", "seq": 1, "text": "\u00e9"},
         {"type": "error", "seq": 1, "code": "bad_request", "message": "what?"},
         {"type": "tool", "id": "a", "seq": 2, "name": "calculator", "input": "6*7", "output": "42"},
@@ -190,7 +193,10 @@ def test_what_the_server_says() -> None:
             "usage": {"prompt_tokens": 2, "completion_tokens": 1, "ttft_ms": 1.235,
                       "tokens_per_second": 0.0},
         },
-        {"type": "start", "id": "a", "seq": 0, "prompt_tokens": 3, "cached_tokens": 0, "seed": 7},
+        {
+            "type": "start", "id": "a", "seq": 0, "prompt_tokens": 3, "cached_tokens": 0,
+            "dropped_messages": 2, "seed": 7,
+        },
     ]  # fmt: skip
 
 
@@ -268,7 +274,7 @@ def _receive_all(frames: Iterable[str | bytes], protocol: Protocol) -> Counter[s
         elif isinstance(event, Chat):
             running.append(event.id)
             assert len(running) <= LIMITS.requests
-            protocol.start(event.id, prompt_tokens=1, seed=1)
+            protocol.start(event.id, prompt_tokens=1, dropped_messages=0, seed=1)
     for request_id in running:
         protocol.done(request_id, _completion())
     assert isinstance(protocol.receive(_chat("z", token="t")), Chat)  # and still at your service

@@ -135,6 +135,24 @@ def test_a_client_that_vanishes_is_cancelled(tiny_engine: Engine) -> None:
     _run(main)
 
 
+def test_a_long_conversation_goes_on_without_its_oldest_turns(tiny_engine: Engine) -> None:
+    said = [{"role": "user", "content": "x" * 60}, {"role": "assistant", "content": "y" * 60}]
+    messages = [*said * 4, {"role": "user", "content": "hi"}]
+    sampling = {"max_tokens": 3, "temperature": 0}
+
+    async def main() -> None:
+        async with listen(tiny_engine, port=0) as url, _open(url) as ws:
+            for sent in (messages, messages[4:]):
+                chat = {"type": "chat", "id": "a", "messages": sent, "sampling": sampling}
+                await ws.send(json.dumps(chat))
+                start = await _read(ws)
+                assert start["dropped_messages"] == len(sent) - len(messages[4:])
+                while (await _read(ws))["type"] != "done":
+                    pass
+
+    _run(main)
+
+
 def test_bad_frames_get_an_error_and_the_socket_lives_on(tiny_engine: Engine) -> None:
     frames: list[tuple[str | bytes, str]] = [
         ("nonsense", "bad_request"),
