@@ -81,7 +81,7 @@ _ALL = (
         sft_lr_scale=0.25,  # at 0.8 it forgets what only pretraining taught
         eval_every=300,
         eval_tokens=65_536,
-        save_every=150,
+        save_every=60,
     ),
     _gpu("gpu1", None, "one GPU: the largest model that fits the hours given"),
     _gpu("d12", 12, "the smallest model with the shape of the big ones, for experiments"),
