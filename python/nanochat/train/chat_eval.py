@@ -29,7 +29,8 @@ from nanochat.train.run import (
 )
 
 SLOTS = 32  # prompts that decode together
-MAX_REPLY_TOKENS = 120
+MAX_REPLY_TOKENS = 150
+MIN_REPLY_TOKENS = 40  # a conversation ends when the context has no room for so many
 
 # What a visitor may say first; each line follows the model's answer to the one before.
 CONVERSATIONS = (
@@ -130,7 +131,7 @@ def converse(
     for line in lines:
         question = {"role": "user", "content": line}
         prompt = tokenizer.render_prompt({"messages": [*messages, question]})
-        if len(prompt) + MAX_REPLY_TOKENS > engine.context:
+        if len(prompt) + MIN_REPLY_TOKENS > engine.context:
             break
         (reply,) = engine.generate([prompt], sampling)
         messages += [question, {"role": "assistant", "content": content_parts(reply)}]
