@@ -35,6 +35,8 @@ class ChatWebConfig:
 
 def run_chat_web(config: ChatWebConfig) -> None:
     """Serve until interrupted. Raises: UserError, one line, for a checkpoint or address."""
+    if not 0 <= config.port <= 65535:
+        raise UserError(f"serve: --port must be 0 to 65535, got {config.port}")
     checkpoint = config.checkpoint or newest_chat_model()
     try:
         engine = Engine.load(

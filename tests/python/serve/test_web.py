@@ -58,3 +58,8 @@ def test_bad_options_are_one_line(checkpoint: Path) -> None:
         run_chat_web(ChatWebConfig(checkpoint=checkpoint, slots=0))
     with pytest.raises(UserError, match="no chat model under"):
         run_chat_web(ChatWebConfig())
+
+
+def test_a_port_that_cannot_be_is_refused_before_anything_is_loaded() -> None:
+    with pytest.raises(UserError, match="--port must be 0 to 65535, got 99999"):
+        run_chat_web(ChatWebConfig(port=99_999))
