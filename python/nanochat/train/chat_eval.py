@@ -115,8 +115,8 @@ def _run_tasks(engine: Engine, config: ChatEvalConfig, folder: Path) -> list[Eva
         atomic_write(folder / "chat_eval" / f"{task.name}.jsonl", lines)
         low, high = result.interval
         say(
-            f"  {task.name:<13} {100 * result.accuracy:5.1f} %   95 % of [{100 * low:.1f}, "
-            f"{100 * high:.1f}], chance {100 * result.chance:.0f}, {duration(result.seconds)}"
+            f"  {task.name:<13} {100 * result.accuracy:5.1f} %  ({100 * low:.1f} to "
+            f"{100 * high:.1f}), chance {100 * result.chance:.0f}, {duration(result.seconds)}"
         )
         results.append(result)
     return results
