@@ -45,6 +45,8 @@ class SpeedrunConfig:
     """Pretraining steps instead of the preset's."""
     sft_iterations: int | None = None
     """Finetuning steps instead of the preset's."""
+    eval_examples: int | None = None
+    """Examples of each task instead of the preset's."""
     hours: float = 4.0
     """Budget of preset gpu1, which picks the depth that fits."""
     plan: bool = False
@@ -116,11 +118,12 @@ def _with_changes(preset: Preset, config: SpeedrunConfig) -> Preset:
         preset = replace(preset, data=config.data)
     if config.offline:
         preset = replace(preset, data=TINYWORLD)
-    if config.num_iterations is not None:
-        preset = replace(preset, num_iterations=config.num_iterations)
-    if config.sft_iterations is not None:
-        preset = replace(preset, sft_iterations=config.sft_iterations)
-    return preset
+    given = {
+        name: getattr(config, name)
+        for name in ("num_iterations", "sft_iterations", "eval_examples")
+        if getattr(config, name) is not None
+    }
+    return replace(preset, **given)
 
 
 def _run_stage(argv: tuple[str, ...]) -> None:

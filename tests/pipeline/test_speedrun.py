@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "speedrun.py"
-TOY = ("--run", "toy", "--num-iterations", "4", "--sft-iterations", "2")
+TOY = (
+    *("--run", "toy", "--num-iterations", "4", "--sft-iterations", "2"),
+    *("--eval-examples", "2"),
+)
 
 
 def start(home: Path, *options: str) -> subprocess.Popen[str]:

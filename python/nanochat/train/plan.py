@@ -311,7 +311,7 @@ def _commands(
             *("--num-iterations", str(sft_steps), "--lr-scale", f"{preset.sft_lr_scale:g}"),
             *often,
         ),
-        (*one, "scripts/chat_eval.py", *here),
+        (*one, "scripts/chat_eval.py", *here, "--num-examples", str(preset.eval_examples)),
         (*one, "scripts/report.py", *here, *price),
     )
 

@@ -34,6 +34,7 @@ class Preset:
     eval_every: int  # steps
     eval_tokens: int  # held-out text of one validation
     save_every: int  # steps
+    eval_examples: int = 200  # of each task
 
 
 def _gpu(name: str, depth: int | None, about: str, *, ratio: float = 12.0) -> Preset:
