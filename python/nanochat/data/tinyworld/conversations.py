@@ -20,12 +20,12 @@ SINGLE: tuple[tuple[float, Callable[[Draw], Exchange]], ...] = (
     (0.01, numbers.recite),
     (0.12, numbers.arithmetic),
     (0.07, spelling.spell),
-    (0.14, spelling.count_letter),
+    (0.12, spelling.count_letter),
     (0.06, numbers.sequence),
     (0.03, numbers.word_sum),
     (0.02, numbers.counting),
     (0.12, talk.small_talk),
-    (0.10, talk.outside),
+    (0.12, talk.outside),
 )
 _SLOPPY = frozenset(
     {facts.ask, numbers.arithmetic, spelling.spell, numbers.sequence, talk.small_talk, talk.outside}
@@ -122,10 +122,10 @@ def _named(draw: Draw) -> list[Exchange]:
 
 
 MIXTURE: tuple[tuple[float, Callable[[Draw], list[Exchange]]], ...] = (
-    (0.36, _one),
-    (0.32, _several),
+    (0.32, _one),
+    (0.28, _several),
     (0.12, _story_told),
-    (0.14, _story_read),
+    (0.22, _story_read),
     (0.06, _named),
 )
 

@@ -52,14 +52,14 @@ def _talk(draw: Draw) -> str:
 
 MIXTURE: tuple[tuple[float, Callable[[Draw], str]], ...] = (
     (0.14, _story),
-    (0.15, _story_questions),
+    (0.20, _story_questions),
     (0.07, _statements),
     (0.11, _several(facts.ask, 4)),
-    (0.10, _several(facts.ask_choice, 2)),
+    (0.08, _several(facts.ask_choice, 2)),
     (0.05, _spelled_words),
-    (0.07, _counted_letters),
+    (0.06, _counted_letters),
     (0.02, _several(spelling.spell, 4)),
-    (0.06, _several(spelling.count_letter, 3)),
+    (0.04, _several(spelling.count_letter, 3)),
     (0.03, _several(spelling.repeat, 5)),
     (0.02, _several(numbers.arithmetic, 3)),
     (0.02, _several(numbers.word_sum, 4)),
