@@ -133,6 +133,18 @@ class Tokenizer:
             encoded = pool.map(lambda chunk: [self.encode(text) for text in chunk], chunks)
             return [ids for chunk in encoded for ids in chunk]
 
+    def encode_to_numpy(
+        self, texts: Sequence[str], *, num_threads: int | None = None
+    ) -> tuple[npt.NDArray[np.unsignedinteger], npt.NDArray[np.int64]]:
+        """``encode`` of each text, laid end to end, and where each begins.
+
+        Returns: ids (n,), uint16 if every id fits, else uint32; offsets (len(texts) + 1,).
+        """
+        encoded = self.encode_batch(texts, num_threads=num_threads)
+        offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+        dtype = np.uint16 if self.vocab_size <= 1 << 16 else np.uint32
+        return np.fromiter((i for ids in encoded for i in ids), dtype, offsets[-1]), offsets
+
     def to_tiktoken(self) -> tiktoken.Encoding:
         """The same vocabulary as a ``tiktoken.Encoding``."""
         return self._tiktoken
