@@ -2,6 +2,9 @@
 
 from collections.abc import Iterable
 
+import numpy as np
+import numpy.typing as npt
+
 # Build and machine
 def cuda_built() -> bool: ...
 def cuda_devices() -> list[tuple[int, int]]: ...
@@ -14,6 +17,28 @@ UNICODE_VERSION: str
 def bpe_train(texts: Iterable[str | bytes], vocab_size: int, num_threads: int) -> list[bytes]: ...
 def bpe_pretokenize(text: bytes) -> list[bytes]: ...
 def bpe_char_class(code_point: int) -> int: ...
+
+# Packer
+class PackerPlan:
+    @property
+    def num_rows(self) -> int: ...
+    @property
+    def num_chunks(self) -> int: ...
+
+def packer_plan(
+    offsets: npt.NDArray[np.int64], mask: npt.NDArray[np.bool_] | None, *, seq_len: int
+) -> PackerPlan: ...
+def packer_write(
+    plan: PackerPlan,
+    ids: npt.NDArray[np.integer],
+    mask: npt.NDArray[np.bool_] | None,
+    *,
+    bos: int,
+    row_words: npt.NDArray[np.uint64],
+    chunk_words: npt.NDArray[np.uint64],
+) -> tuple[
+    npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.int64]
+]: ...
 
 # Tensors arrive as (address, sizes, strides, dtype), a place to run as (is_cuda, num_threads,
 # cpu_level, device, stream): nanochat.ops.native makes both.
