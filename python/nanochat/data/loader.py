@@ -85,7 +85,7 @@ class Loader:
 
     Args:
         source: Documents by block; used by the loader's thread alone from now on.
-        render: Items to (ids, mask), see rendering.py; runs on the thread.
+        render: Items to tokens, see rendering.py; runs on the thread.
         bos: Id that begins every document; fills what is left of a row.
         seq_len: T.
         rows_per_step: Rows of one optimizer step over all ranks; a multiple of

@@ -45,8 +45,8 @@ def _generated(make: Callable[..., Any], *, seed: int) -> tuple[Source, Source]:
 
 
 def text_render(tokenizer: Tokenizer) -> Render:
-    return render_text(partial(tokenizer.encode_batch, num_threads=1), bos=tokenizer.bos)
+    return render_text(partial(tokenizer.encode_to_numpy, num_threads=1))
 
 
 def chat_render(tokenizer: Tokenizer) -> Render:
-    return render_chat(tokenizer.render_conversation)
+    return render_chat(tokenizer.render_conversation, bos=tokenizer.bos)

@@ -17,7 +17,7 @@ import torch
 from nanochat.common.errors import UserError
 from nanochat.data import GeneratedSource, Loader, LoaderState, Step, validation_rows
 from nanochat.data.loader import _STEPS_AHEAD
-from nanochat.data.rendering import Rendered, render_chat, render_text
+from nanochat.data.rendering import TokenBatch, render_chat, render_text
 
 BOS = 0
 SEQ_LEN = 24
@@ -39,8 +39,12 @@ class Numbers:
         return [rng.integers(1, 99, n).tolist() for n in rng.integers(1, 60, self.documents)]
 
 
-def render(items: list[Any]) -> list[Rendered]:
-    return [([BOS, *item], None) for item in items]
+def render(items: list[Any]) -> TokenBatch:
+    return TokenBatch(
+        np.array([token for item in items for token in item], np.uint16),
+        np.cumsum([0, *map(len, items)], dtype=np.int64),
+        mask=None,
+    )
 
 
 def loader(**options: Any) -> Loader:
@@ -142,8 +146,10 @@ def test_each_block_and_epoch_is_shuffled_anew() -> None:
 def test_thread_does_not_keep_the_interpreter_alive() -> None:
     """A script that never closes its loader still ends."""
     script = (
-        "from nanochat.data import GeneratedSource, Loader\n"
-        "render = lambda items: [([0, item + 1], None) for item in items]\n"
+        "import numpy as np\n"
+        "from nanochat.data import GeneratedSource, Loader, TokenBatch\n"
+        "def render(items):\n"
+        "    return TokenBatch(np.array(items, np.int32), np.arange(len(items) + 1), None)\n"
         "loader = Loader(GeneratedSource(int), render=render, bos=0, seq_len=4, rows_per_step=2,\n"
         "                device_rows=2, seed=0)\n"
         "print(next(loader).inputs.shape)\n"
@@ -167,9 +173,12 @@ def test_statistics_are_those_of_the_steps() -> None:
 
 
 def test_row_without_targets_is_harmless() -> None:
-    def half_masked(items: list[Any]) -> list[Rendered]:
+    def half_masked(items: list[Any]) -> TokenBatch:
         # Nothing but the last token of every conversation is learnt.
-        return [([BOS, *item], [0] * len(item) + [1]) for item in items]
+        batch = render(items)
+        mask = np.zeros(len(batch.ids), np.bool_)
+        mask[batch.offsets[1:] - 1] = True
+        return batch._replace(mask=mask)
 
     for step in take(4, render=half_masked):
         assert step.num_targets == int((step.targets != -1).sum())
@@ -262,11 +271,39 @@ def test_generated_source_is_endless_and_random_access() -> None:
     assert same(take(1, source=source, state=steps[9].state)[0], steps[10])
 
 
-def test_renderers() -> None:
-    text = render_text(lambda texts: [[len(t)] for t in texts], bos=BOS)
-    assert text(["ab", "c"]) == [([BOS, 2], None), ([BOS, 1], None)]
-    chat = render_chat(lambda conversation: ([BOS, 5], [0, 1]))
-    assert chat([{"messages": []}]) == [([BOS, 5], [0, 1])]
+def test_render_text_takes_what_the_tokenizer_gives() -> None:
+    encoded = np.array([2, 1], np.uint16), np.array([0, 1, 2])
+    ids, offsets, mask = render_text(lambda texts: encoded)(["ab", "c"])
+    assert ids is encoded[0]
+    assert offsets is encoded[1]
+    assert mask is None
+
+
+def test_render_chat_takes_the_bos_off() -> None:
+    rendered = {"a": ([BOS, 5, 6], [0, 0, 1]), "b": ([BOS], [1]), "c": ([BOS, 7], [0, 1])}
+    ids, offsets, mask = render_chat(lambda item: rendered[item], bos=BOS)(["a", "b", "c"])
+    assert mask is not None
+    assert (ids.tolist(), offsets.tolist(), mask.tolist()) == (
+        [5, 6, 7],
+        [0, 2, 2, 3],
+        [False, True, True],
+    )
+    assert (ids.dtype, offsets.dtype, mask.dtype) == (np.int32, np.int64, np.bool_)
+
+
+@pytest.mark.parametrize(
+    ("rendered", "message"),
+    [
+        (([5, 6], [0, 1]), r"must begin with BOS \(0\), got \[5, 6\]"),
+        (([], []), r"must begin with BOS \(0\), got \[\]"),
+        (([BOS, 1, 2], [0, 1]), "mask must have 3 entries, got 2"),
+    ],
+)
+def test_render_chat_tells_a_bad_conversation(
+    rendered: tuple[list[int], list[int]], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        render_chat(lambda item: rendered, bos=BOS)([{}])
 
 
 def test_validation_rows_are_fixed() -> None:

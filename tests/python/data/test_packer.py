@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from itertools import pairwise
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,15 +13,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat.data.packer import IGNORE, Rows, pack
-from nanochat.data.rendering import Rendered
+from nanochat.data.rendering import TokenBatch
 
 BOS = 0
 
 
-def texts(lengths: list[int]) -> list[Rendered]:
-    """Documents of the given numbers of tokens behind BOS; every token of the block is unique."""
-    ends = np.cumsum([0, *lengths])
-    return [([BOS, *range(a + 1, b + 1)], None) for a, b in pairwise(ends.tolist())]
+def texts(lengths: Sequence[int]) -> TokenBatch:
+    """Documents of the given numbers of tokens; every token of the block is unique."""
+    offsets = np.cumsum([0, *lengths], dtype=np.int64)
+    return TokenBatch(np.arange(1, offsets[-1] + 1, dtype=np.uint32), offsets, mask=None)
+
+
+def conversations(*documents: tuple[list[int], list[int]]) -> TokenBatch:
+    """Documents of (ids, mask)."""
+    return TokenBatch(
+        np.array([i for ids, _ in documents for i in ids], np.int32),
+        np.cumsum([0, *(len(ids) for ids, _ in documents)], dtype=np.int64),
+        np.array([i for _, mask in documents for i in mask], np.bool_),
+    )
 
 
 def pieces(row: np.ndarray) -> list[list[int]]:
@@ -29,11 +40,11 @@ def pieces(row: np.ndarray) -> list[list[int]]:
     return [piece for piece in found if piece]
 
 
-def check_complete(rows: Rows, documents: list[Rendered], seq_len: int) -> None:
+def check_complete(rows: Rows, documents: TokenBatch, seq_len: int) -> None:
     assert rows.ids.shape == (len(rows), seq_len + 1)
     assert rows.targets.shape == (len(rows), seq_len)
     assert (rows.ids[:, 0] == BOS).all()
-    wanted = Counter(token for ids, _ in documents for token in ids[1:])
+    wanted = Counter(documents.ids.tolist())
     assert Counter(rows.ids[rows.ids != BOS].tolist()) == wanted
     # Each token of a document is a target exactly once, of the token that stands before it or BOS.
     assert Counter(rows.targets[rows.targets > BOS].tolist()) == wanted
@@ -41,7 +52,7 @@ def check_complete(rows: Rows, documents: list[Rendered], seq_len: int) -> None:
     assert (rows.targets[learnt] == rows.ids[:, 1:][learnt]).all()
     before = rows.ids[:, :-1][rows.targets > BOS]
     assert ((before == BOS) | (before == rows.targets[rows.targets > BOS] - 1)).all()
-    assert rows.num_documents.sum() == sum(len(ids) > 1 for ids, _ in documents)
+    assert rows.num_documents.sum() == np.count_nonzero(np.diff(documents.offsets))
     padding = (rows.ids[:, ::-1] != BOS).argmax(axis=1) if len(rows) else np.zeros(0)
     assert (rows.num_padding == padding).all()
 
@@ -74,7 +85,7 @@ def test_waste(seq_len: int, shape: str) -> None:
         "0.6 of a row": np.full(800, int(0.6 * seq_len)),
         "a little more than a row": rng.integers(seq_len + 1, seq_len + 9, 300),
     }[shape]
-    documents = texts(lengths.tolist())
+    documents = texts(lengths)
     rows = pack(documents, bos=BOS, seq_len=seq_len, key=(0,))
     assert rows.num_padding.sum() / rows.ids.size <= 0.011
     num_pieces = sum(len(pieces(row)) for row in rows.ids)
@@ -118,10 +129,8 @@ def test_rows_are_shuffled() -> None:
 
 
 def test_conversations_are_masked_and_never_cut_to_fit() -> None:
-    documents: list[Rendered] = [
-        ([BOS, *range(10 * i + 1, 10 * i + 7)], [0, 0, 0, 0, 1, 1, 0]) for i in range(20)
-    ]
-    rows = pack(documents, bos=BOS, seq_len=9, key=(0,))
+    documents = [(list(range(10 * i + 1, 10 * i + 7)), [0, 0, 0, 1, 1, 0]) for i in range(20)]
+    rows = pack(conversations(*documents), bos=BOS, seq_len=9, key=(0,))
     assert len(rows) == 20  # 7 tokens in rows of 10: no second one fits, none is cut
     assert sorted(rows.targets[rows.targets != IGNORE].tolist()) == sorted(
         10 * i + k for i in range(20) for k in (4, 5)
@@ -129,43 +138,102 @@ def test_conversations_are_masked_and_never_cut_to_fit() -> None:
 
 
 def test_bos_behind_a_conversation_is_no_target() -> None:
-    document: Rendered = ([BOS, 1, 2, 3], [0, 0, 1, 1])
-    rows = pack([document, document], bos=BOS, seq_len=7, key=(0,))
+    document = ([1, 2, 3], [0, 1, 1])
+    rows = pack(conversations(document, document), bos=BOS, seq_len=7, key=(0,))
     assert rows.ids.tolist() == [[BOS, 1, 2, 3] * 2]
     assert rows.targets.tolist() == [[IGNORE, 2, 3, IGNORE, IGNORE, 2, 3]]
 
 
 def test_conversation_longer_than_a_row_loses_its_end() -> None:
-    ids = list(range(BOS, 31))
-    kept: Rendered = (ids, [0] * 5 + [1] * 26)
-    no_target_left: Rendered = (ids, [0] * 25 + [1] * 6)
-    rows = pack([kept, no_target_left], bos=BOS, seq_len=20, key=(0,))
+    ids = list(range(1, 31))
+    kept = (ids, [0] * 4 + [1] * 26)
+    no_target_left = (ids, [0] * 24 + [1] * 6)
+    rows = pack(conversations(kept, no_target_left), bos=BOS, seq_len=20, key=(0,))
     assert rows.ids.tolist() == [list(range(21))]
     assert rows.targets.tolist() == [[IGNORE] * 4 + list(range(5, 21))]
 
 
 def test_bos_behind_a_text_is_a_target_but_not_behind_its_padding() -> None:
-    rows = pack([([BOS, 1, 2], None), ([BOS, 3], None)], bos=BOS, seq_len=7, key=(0,))
+    rows = pack(texts([2, 1]), bos=BOS, seq_len=7, key=(0,))
     (row,), (targets,) = rows.ids.tolist(), rows.targets.tolist()
     assert targets[:4] == row[1:5]
     assert targets[4:] == [IGNORE] * 3
 
 
 def test_nothing_gives_no_rows() -> None:
-    rows = pack([], bos=BOS, seq_len=8, key=(0,))
-    assert len(rows) == 0
-    assert rows.ids.shape == (0, 9)
-    assert len(pack([([BOS], None)], bos=BOS, seq_len=8, key=(0,))) == 0
+    for documents in texts([]), texts([0, 0]), conversations(), conversations(([5, 6], [0, 0])):
+        rows = pack(documents, bos=BOS, seq_len=8, key=(0,))
+        assert rows.ids.shape == (0, 9)
+        assert rows.targets.shape == (0, 8)
+
+
+def test_rows_are_those_of_every_version() -> None:
+    """A checkpoint names rows by number, so what a key gives is part of its format."""
+    rows = pack(texts([6, 6, 6, 12, 1]), bos=BOS, seq_len=9, key=(1, 2, 3))
+    assert rows.ids.tolist() == [
+        [BOS, *range(13, 19), BOS, 31, BOS],
+        [BOS, *range(19, 28)],
+        [BOS, *range(7, 13), BOS, 28, 29],  # cut, to fill the row
+        [BOS, *range(1, 7), BOS, 30, BOS],
+    ]
+    masked = conversations(([1, 2], [0, 1]), ([3], [1]), ([4, 5, 6], [1, 0, 1]), ([7, 8], [1, 1]))
+    assert pack(masked, bos=BOS, seq_len=6, key=(4,)).targets.tolist() == [
+        [3, IGNORE, 7, 8, IGNORE, IGNORE],
+        [IGNORE, 2, IGNORE, 4, IGNORE, 6],
+    ]
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32, np.int32])
+def test_ids_may_have_the_tokenizer_s_type(dtype: type) -> None:
+    documents = texts([9, 4, 30])
+    a = pack(documents, bos=BOS, seq_len=12, key=(0,))
+    b = pack(documents._replace(ids=documents.ids.astype(dtype)), bos=BOS, seq_len=12, key=(0,))
+    assert (a.ids == b.ids).all()
+    assert b.ids.dtype == b.targets.dtype == np.int32
+
+
+def array(values: list[int], dtype: type = np.int64) -> np.ndarray:
+    return np.array(values, dtype)
 
 
 @pytest.mark.parametrize(
-    ("document", "message"),
+    ("changes", "message"),
     [
-        (([5, 6], None), "must begin with BOS"),
-        (([], None), "must begin with BOS"),
-        (([BOS, 1, 2], [0, 1]), "mask must have 3 entries, got 2"),
+        ({"mask": np.ones(2, np.bool_)}, "mask must have 3 entries, got 2"),
+        (
+            {"mask": array([1, 1, 1])},
+            "mask must be a contiguous 1-D array of bool, got 1-D of int64",
+        ),
+        ({"offsets": array([])}, "offsets must begin with 0"),
+        ({"offsets": array([1, 3])}, "offsets must begin with 0.*, got 1"),
+        ({"offsets": array([0, 2, 1, 3])}, "offsets must ascend, got 1 behind 2 at index 2"),
+        ({"offsets": array([0, 2])}, "offsets must end with the number of ids, 3, got 2"),
+        ({"offsets": array([0, 3], np.int32)}, "offsets must be .* int64, got 1-D of int32"),
+        ({"ids": array([1, 2, 3])}, "ids must be uint16, uint32 or int32, got int64"),
+        ({"ids": np.arange(6, dtype=np.int32)[::2]}, "ids must be a contiguous 1-D"),
+        ({"ids": array([1, 2, -3], np.int32)}, "ids must be 0 to 2147483647, got -3 at index 2"),
+        ({"ids": array([1, 1 << 31, 3], np.uint32)}, "ids must be .*, got 2147483648 at index 1"),
+        ({"seq_len": 0}, "seq_len must be 1 to 2147483646, got 0"),
+        ({"bos": -1}, "bos must be an id, got -1"),
     ],
 )
-def test_a_caller_s_mistake_is_told(document: Rendered, message: str) -> None:
+def test_a_caller_s_mistake_is_told(changes: dict[str, Any], message: str) -> None:
+    options: dict[str, Any] = {"bos": BOS, "seq_len": 8, "key": (0,)}
+    options.update({name: changes[name] for name in changes.keys() & options.keys()})
+    arrays = {name: changes[name] for name in changes.keys() - options.keys()}
     with pytest.raises(ValueError, match=message):
-        pack([document], bos=BOS, seq_len=8, key=(0,))
+        pack(texts([1, 2])._replace(**arrays), **options)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "seq_len"),
+    [([20_000_000], 2048), ([1] * 1_000_000, 2048), ([1228] * 20_000, 2048), ([700_000], 1)],
+    ids=["one giant document", "many documents of a token", "all of 0.6 T", "T = 1"],
+)
+def test_no_shape_of_documents_is_slow(lengths: list[int], seq_len: int) -> None:
+    """About 0.1 s each; what is quadratic in rows or documents would take minutes."""
+    documents = texts(lengths)
+    start = time.process_time()
+    rows = pack(documents, bos=BOS, seq_len=seq_len, key=(0,))
+    assert time.process_time() - start < 10
+    assert np.count_nonzero(rows.ids != BOS) == sum(lengths)
