@@ -1,4 +1,4 @@
-"""Train the tokenizer of a run."""
+"""Train the tokenizer of a run, or take one that there is already."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from nanochat.common.figures import count, duration
 from nanochat.common.record import now
 from nanochat.data import Source, items
 from nanochat.tokenizer import MIN_VOCAB_SIZE, Tokenizer
+from nanochat.tokenizer.interop import read_tokenizer
 from nanochat.train.inputs import TINYWORLD, text_sources
 from nanochat.train.run import (
     TOKENIZER,
@@ -28,7 +29,7 @@ MAX_DOCUMENT_CHARS = 10_000  # no single document decides the vocabulary
 
 @dataclass(frozen=True, kw_only=True)
 class TokTrainConfig:
-    """Train the BPE tokenizer of a run."""
+    """Train the BPE tokenizer of a run, or with --ranks take one that is trained."""
 
     run: str = "default"
     """Name of the run: its folder is NANOCHAT_HOME/runs/<run>."""
@@ -42,11 +43,18 @@ class TokTrainConfig:
     """Characters of text to learn from."""
     num_threads: int | None = None
     """Threads that split and count; all cores if not given. The result does not depend on it."""
+    ranks: Path | None = None
+    """Take this tokenizer and train none: a tokenizer.json of ours, upstream nanochat's
+    tokenizer.pkl (nothing in it is executed), or a .tiktoken file of ranks, to which nanochat's
+    split pattern and special tokens are added. --vocab-size and --max-chars then mean nothing."""
     seed: int = 42
 
 
 def tok_train(config: TokTrainConfig) -> None:
-    """Write ``tokenizer.json`` into the run's folder; does nothing if it is there already."""
+    """Write ``tokenizer.json`` into the run's folder; does nothing if it is there already.
+
+    It is trained, or with ``config.ranks`` read from that file and written in our format.
+    """
     if config.vocab_size < MIN_VOCAB_SIZE:
         raise UserError(
             f"tok-train: --vocab-size must be at least {MIN_VOCAB_SIZE} (256 bytes and 9 special "
@@ -59,11 +67,13 @@ def tok_train(config: TokTrainConfig) -> None:
             return
         started, watch = now(), Stopwatch()
         source, held_out = text_sources(config.data, seed=config.seed)
-        tokenizer = Tokenizer.train(
-            _texts(source, config.max_chars), config.vocab_size, num_threads=config.num_threads
-        )
-        if tokenizer.vocab_size < config.vocab_size:
-            say(f"tok-train: the text has merges for {tokenizer.vocab_size} ids only")
+        if config.ranks is not None:
+            tokenizer = read_tokenizer(config.ranks)
+        else:
+            texts = _texts(source, config.max_chars)
+            tokenizer = Tokenizer.train(texts, config.vocab_size, num_threads=config.num_threads)
+            if tokenizer.vocab_size < config.vocab_size:
+                say(f"tok-train: the text has merges for {tokenizer.vocab_size} ids only")
         tokenizer.save(folder / TOKENIZER)
         ratio = bytes_per_token(tokenizer, _texts(held_out, 200_000, title=None))
         write_record(
