@@ -175,9 +175,8 @@ class Bins {
 };
 
 void check_documents(std::span<const int64_t> offsets, const Mask& mask) {
-  check(!offsets.empty() && offsets.front() == 0,
-        "packer: offsets must begin with 0 and have an entry more than there are documents, got ",
-        offsets.empty() ? "none" : concat(offsets.front()));
+  check(!offsets.empty(), "packer: offsets must begin with 0, got nothing");
+  check(offsets.front() == 0, "packer: offsets must begin with 0, got ", offsets.front());
   for (size_t i = 1; i < offsets.size(); ++i) {
     check(offsets[i - 1] <= offsets[i], "packer: offsets must ascend, got ", offsets[i], " behind ",
           offsets[i - 1], " at index ", i);
@@ -296,7 +295,8 @@ void write_rows(const Plan& plan, std::span<const Id> ids, const Mask& mask, int
       if (mask) {
         const uint8_t* const learnt = mask->data() + chunk.start;
         for (int64_t i = 0; i < length; ++i) {
-          row_targets[filled + i] = learnt[i] != 0 ? static_cast<int32_t>(tokens[i]) : kIgnore;
+          const auto id = static_cast<int32_t>(tokens[i]);
+          row_targets[filled + i] = learnt[i] != 0 ? id : kIgnore;
         }
       } else {
         std::copy_n(tokens, length, row_targets + filled);
