@@ -3,109 +3,99 @@
 #include <pybind11/stl.h>
 
 #include <array>
+#include <chrono>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
+#include "bpe/bind_texts.h"
 #include "bpe/pretokenize.h"
 #include "bpe/trainer.h"
+#include "common/background.h"
 
 namespace py = pybind11;
 
 namespace nanochat {
 namespace {
 
-// Documents are held until a batch is full; this bounds memory whatever the iterable does.
-constexpr size_t kBatchBytes = size_t{16} << 20;
-constexpr size_t kDocumentBytes = 64;  // what even an empty document counts
+// Of text that is held until it has been counted, at most twice: this bounds memory whatever the
+// iterable does.
+constexpr size_t kBatchBytes = size_t{8} << 20;
+constexpr auto kReportInterval = std::chrono::milliseconds(100);
 
-void raise_pending_signal() {
-  const py::gil_scoped_acquire gil;
-  if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+bpe::Splitter known_splitter(const std::string& pattern) {
+  if (pattern.empty()) return bpe::Splitter::kWhole;
+  const auto splitter = bpe::splitter_for(pattern);
+  if (!splitter) throw py::value_error("bpe: there is no scanner for the pattern " + pattern);
+  return *splitter;
 }
 
-// A document that the trainer can read without the GIL while `owner` is held.
-struct Document {
-  py::object owner;
-  std::string_view bytes;
+// Looks for Ctrl-C and tells the caller how far the training is.
+class Watch {
+ public:
+  Watch(const bpe::Training& training, py::object progress)
+      : training_(training), progress_(std::move(progress)) {}
+
+  void poll() {  // without the GIL
+    const py::gil_scoped_acquire gil;
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+    const auto now = std::chrono::steady_clock::now();
+    if (now - last_report_ < kReportInterval) return;
+    last_report_ = now;
+    report();
+  }
+  void report() {
+    if (!progress_.is_none()) progress_(training_.num_bytes.load(), training_.num_merges.load());
+  }
+
+ private:
+  const bpe::Training& training_;
+  py::object progress_;
+  std::chrono::steady_clock::time_point last_report_ = std::chrono::steady_clock::now();
 };
 
-Document read_document(py::object text, size_t index) {
-  if (PyUnicode_Check(text.ptr())) {
-    if (PyUnicode_IS_COMPACT_ASCII(text.ptr())) {  // its bytes are UTF-8 already
-      const auto size = static_cast<size_t>(PyUnicode_GET_LENGTH(text.ptr()));
-      const auto* data = static_cast<const char*>(PyUnicode_DATA(text.ptr()));
-      return {std::move(text), {data, size}};
-    }
-    // Not PyUnicode_AsUTF8AndSize: that would leave a copy inside of the caller's string.
-    PyObject* encoded = PyUnicode_AsUTF8String(text.ptr());
-    if (encoded == nullptr) {
-      if (PyErr_ExceptionMatches(PyExc_UnicodeEncodeError) == 0) throw py::error_already_set();
-      PyErr_Clear();
-      throw py::value_error("train_bpe: document " + std::to_string(index) +
-                            " has a lone surrogate, which is not text; drop it or replace it by "
-                            "text.encode('utf-8', 'replace')");
-    }
-    text = py::reinterpret_steal<py::object>(encoded);
-  }
-  if (!PyBytes_Check(text.ptr())) {
-    throw py::type_error("train_bpe: documents must be str or bytes, got " +
-                         std::string(Py_TYPE(text.ptr())->tp_name) + " at index " +
-                         std::to_string(index));
-  }
-  const auto size = static_cast<size_t>(PyBytes_GET_SIZE(text.ptr()));
-  const char* data = PyBytes_AS_STRING(text.ptr());
-  return {std::move(text), {data, size}};
-}
-
-std::vector<py::bytes> train(const py::iterable& texts, int64_t vocab_size, int num_threads) {
-  if (py::isinstance<py::str>(texts) || py::isinstance<py::bytes>(texts)) {
-    throw py::type_error("train_bpe: texts must be an iterable of documents, got one " +
-                         std::string(Py_TYPE(texts.ptr())->tp_name) + "; pass [text]");
-  }
+std::vector<py::bytes> train(const py::object& texts, int64_t vocab_size,
+                             const std::string& pattern, int num_threads, py::object progress) {
   if (vocab_size < bpe::kMinVocabSize) {
     throw py::value_error("train_bpe: vocab_size must be at least " +
                           std::to_string(bpe::kMinVocabSize) + " (the bytes), got " +
                           std::to_string(vocab_size));
   }
-  bpe::Trainer trainer(num_threads);
-  std::vector<py::object> owners;
-  std::vector<std::string_view> batch;
-  size_t batch_bytes = 0;
-  const auto flush = [&] {
-    {
-      const py::gil_scoped_release release;
-      trainer.add(batch);
-    }
-    owners.clear();
-    batch.clear();
-    batch_bytes = 0;
-    raise_pending_signal();
-  };
-  size_t index = 0;
-  for (const py::handle text : texts) {
-    Document document = read_document(py::reinterpret_borrow<py::object>(text), index++);
-    batch_bytes += document.bytes.size() + kDocumentBytes;
-    batch.push_back(document.bytes);
-    owners.push_back(std::move(document.owner));
-    if (batch_bytes >= kBatchBytes) flush();
-  }
-  flush();
+  TextReader reader(texts, "train_bpe");
+  bpe::Training training;
+  Watch watch(training, std::move(progress));
+  bpe::Trainer trainer(known_splitter(pattern), num_threads, training);
   std::vector<std::string> tokens;
-  {
+  TextBatch counted, next;  // destroyed after the work that reads them
+  Background background([&] { training.stop = true; });
+  const auto wait = [&] {
     const py::gil_scoped_release release;
-    tokens = trainer.train(vocab_size, raise_pending_signal);
+    background.wait([&] { watch.poll(); });
+  };
+  // With several threads, the next batch is read while one is counted.
+  while (reader.read(kBatchBytes, next)) {
+    wait();
+    counted = std::exchange(next, {});
+    background.start([&] { trainer.add(counted.texts); });
+    if (num_threads == 1) wait();
   }
+  wait();
+  counted = {};
+  background.start([&] { tokens = trainer.train(vocab_size); });
+  wait();
+  watch.report();
   return {tokens.begin(), tokens.end()};
 }
 
-std::vector<py::bytes> pretokenize(const py::bytes& text) {
+std::vector<py::bytes> pretokenize(const py::bytes& text, const std::string& pattern) {
+  const bpe::Splitter splitter = known_splitter(pattern);
   const std::string_view view = text;
   std::vector<py::bytes> pieces;
   std::array<size_t, 64> ends;
   size_t begin = 0;
   for (size_t n = ends.size(); n == ends.size();) {
-    n = bpe::pretokenize(view, begin, ends);
+    n = bpe::pretokenize(splitter, view, begin, ends);
     for (size_t i = 0; i < n; ++i) {
       pieces.emplace_back(view.substr(begin, ends[i] - begin));
       begin = ends[i];
@@ -123,10 +113,15 @@ int char_class(uint32_t code_point) {
 
 void bind_bpe(py::module_& m) {
   m.attr("SPLIT_PATTERN") = std::string(bpe::kSplitPattern);
+  m.attr("GPT4_PATTERN") = std::string(bpe::kGpt4Pattern);
+  m.attr("GPT2_PATTERN") = std::string(bpe::kGpt2Pattern);
+  m.attr("CL100K_PATTERN") = std::string(bpe::kCl100kPattern);
   m.attr("UNICODE_VERSION") = std::string(bpe::kUnicodeVersion);
-  m.def("bpe_train", &train, py::arg("texts"), py::arg("vocab_size"), py::arg("num_threads"),
+  m.def("bpe_train", &train, py::arg("texts"), py::arg("vocab_size"), py::arg("pattern"),
+        py::arg("num_threads"), py::arg("progress"),
         "Tokens in the order of ids: the 256 bytes, then the merges.");
-  m.def("bpe_pretokenize", &pretokenize, py::arg("text"), "The pieces that merges never cross.");
+  m.def("bpe_pretokenize", &pretokenize, py::arg("text"), py::arg("pattern"),
+        "The pieces that merges never cross.");
   m.def("bpe_char_class", &char_class, py::arg("code_point"),
         "0 other, 1 letter, 2 number, 3 white space, 4 CR or LF.");
 }

@@ -21,7 +21,6 @@
 #include "bpe/merge_loop.h"
 
 #include <algorithm>
-#include <chrono>
 #include <queue>
 #include <stdexcept>
 
@@ -34,7 +33,6 @@ constexpr uint32_t kBoundary = 0xFFFFFFFF;
 constexpr uint32_t kHole = 0xFFFFFFFE;
 constexpr uint32_t kNumBytes = 256;
 constexpr size_t kPrefetch = 16;  // visits ahead
-constexpr auto kPollInterval = std::chrono::milliseconds(20);
 
 struct Candidate {
   int64_t count;
@@ -124,15 +122,11 @@ class MergeLoop {
     floor_ = std::max<int64_t>(1, total_weight_ / (128 * static_cast<int64_t>(num_merges_ + 1)));
   }
 
-  std::vector<Merge> run(const std::function<void()>& poll) {
+  std::vector<Merge> run(Training& training) {
     std::vector<Merge> merges;
     index_pairs();
-    auto last_poll = std::chrono::steady_clock::now();
     while (merges.size() < num_merges_) {
-      if (const auto now = std::chrono::steady_clock::now(); now - last_poll > kPollInterval) {
-        poll();
-        last_poll = now;
-      }
+      training.check();
       const uint32_t best = pop_best();
       if (best == PairIndex::kNone) {
         if (floor_ == 1) break;
@@ -142,6 +136,7 @@ class MergeLoop {
       }
       merges.push_back({pairs_[best].left, pairs_[best].right});
       apply(best);
+      training.num_merges.store(static_cast<int64_t>(merges.size()), std::memory_order_relaxed);
     }
     return merges;
   }
@@ -313,8 +308,8 @@ class MergeLoop {
 }  // namespace
 
 std::vector<Merge> learn_merges(std::vector<WeightedPiece> pieces, size_t num_merges,
-                                const std::function<void()>& poll) {
-  return MergeLoop(std::move(pieces), num_merges).run(poll);
+                                Training& training) {
+  return MergeLoop(std::move(pieces), num_merges).run(training);
 }
 
 }  // namespace nanochat::bpe

@@ -2,9 +2,10 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <string_view>
 #include <vector>
+
+#include "bpe/training.h"
 
 namespace nanochat::bpe {
 
@@ -18,9 +19,8 @@ struct WeightedPiece {
 };
 
 // At most `num_merges` merges; fewer when no pair is left. Deterministic: it depends on the
-// multiset of pieces alone, not on their order. `poll` is called every few milliseconds and may
-// throw.
+// multiset of pieces alone, not on their order.
 [[nodiscard]] std::vector<Merge> learn_merges(std::vector<WeightedPiece> pieces, size_t num_merges,
-                                              const std::function<void()>& poll);
+                                              Training& training);
 
 }  // namespace nanochat::bpe

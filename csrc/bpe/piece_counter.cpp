@@ -6,68 +6,36 @@
 #include <cstring>
 #include <utility>
 
-#include "bpe/pretokenize.h"
+#include "bpe/piece_key.h"
 
 namespace nanochat::bpe {
 namespace {
 
-constexpr size_t kInlineBytes = 15;
 constexpr uint64_t kLong = 0xFF;  // top byte of word[1]
 constexpr int kTagShift = 56;
 constexpr uint64_t kTagMask = kLong << kTagShift;
-constexpr size_t kBatch = 32;  // pieces; enough misses in flight to saturate one core
+constexpr size_t kBatch = 32;             // pieces; enough misses in flight to saturate one core
+constexpr size_t kReportBytes = 1 << 20;  // some milliseconds of work
 constexpr size_t kInitialSlots = 1 << 12;
-
-// Folds a 128-bit product: every bit of the result depends on every bit of a and of b.
-uint64_t mix(uint64_t a, uint64_t b) {
-  __extension__ using Uint128 = unsigned __int128;
-  const Uint128 product = static_cast<Uint128>(a ^ 0x9E3779B97F4A7C15) * (b ^ 0xD1B54A32D192ED03);
-  return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
-}
-
-uint64_t low_bytes(size_t n) {
-  return n >= 8 ? ~uint64_t{0} : (uint64_t{1} << (8 * n)) - 1;
-}
-
-uint64_t hash_bytes(std::string_view piece) {
-  uint64_t hash = piece.size();
-  size_t i = 0;
-  for (; i + 8 <= piece.size(); i += 8) {
-    uint64_t x;
-    std::memcpy(&x, piece.data() + i, 8);
-    hash = mix(hash, x);
-  }
-  uint64_t rest = 0;
-  std::memcpy(&rest, piece.data() + i, piece.size() - i);
-  return mix(hash, rest);
-}
 
 }  // namespace
 
 // Written word by word: a slot returned by value is stored in halves, loaded whole and stalls.
 inline void PieceCounter::make_key(std::string_view piece, const char* readable_end, Slot& key) {
-  const size_t size = piece.size();
   key.count = 1;
-  if (size > kInlineBytes) {
+  if (piece.size() > kShortBytes) {
     key.word[0] = 0;
-    key.word[1] = kTagMask | size;
+    key.word[1] = kTagMask | piece.size();
     key.hash = hash_bytes(piece);
     return;
   }
-  uint64_t words[2] = {0, 0};
-  if (readable_end - piece.data() >= 16) {  // two loads and masks, not a copy of `size` bytes
-    std::memcpy(words, piece.data(), 16);
-    words[0] &= low_bytes(size);
-    words[1] &= low_bytes(size - std::min<size_t>(size, 8));
-  } else {
-    std::memcpy(words, piece.data(), size);
-  }
-  key.word[0] = words[0];
-  key.word[1] = words[1] | static_cast<uint64_t>(size) << kTagShift;
-  key.hash = mix(key.word[0], key.word[1]);
+  const ShortKey words = short_key(piece, readable_end);
+  key.word[0] = words.word[0];
+  key.word[1] = words.word[1];
+  key.hash = words.hash();
 }
 
-PieceCounter::PieceCounter() : slots_(kInitialSlots) {}
+PieceCounter::PieceCounter(Splitter splitter) : splitter_(splitter), slots_(kInitialSlots) {}
 
 std::string_view PieceCounter::piece_of(const Slot& slot) const {
   const uint64_t tag = slot.word[1] >> kTagShift;
@@ -111,13 +79,13 @@ void PieceCounter::reserve(size_t num_more) {
   }
 }
 
-void PieceCounter::add_document(std::string_view text) {
+void PieceCounter::add_text(std::string_view text, Training& training) {
   std::array<size_t, kBatch> ends;
   std::array<Slot, kBatch> keys;
   const char* const readable_end = text.data() + text.size();
-  size_t begin = 0;
-  for (;;) {
-    const size_t n = pretokenize(text, begin, ends);
+  size_t begin = 0, reported = 0;
+  for (size_t n = kBatch; n == kBatch;) {
+    n = pretokenize(splitter_, text, begin, ends);
     reserve(n);
     const size_t mask = slots_.size() - 1;
     size_t piece_begin = begin;
@@ -130,7 +98,12 @@ void PieceCounter::add_document(std::string_view text) {
       add(keys[i], {text.data() + begin, ends[i] - begin});
       begin = ends[i];
     }
-    if (n < kBatch) return;
+    if (begin - reported >= kReportBytes || n < kBatch) {
+      training.num_bytes.fetch_add(static_cast<int64_t>(begin - reported),
+                                   std::memory_order_relaxed);
+      training.check();
+      reported = begin;
+    }
   }
 }
 

@@ -11,14 +11,17 @@
 #include <string_view>
 #include <vector>
 
+#include "bpe/pretokenize.h"
+#include "bpe/training.h"
+
 namespace nanochat::bpe {
 
 class PieceCounter {
  public:
-  PieceCounter();
+  explicit PieceCounter(Splitter splitter);
 
-  // Counts the pieces of one document.
-  void add_document(std::string_view text);
+  // Counts the pieces of one text.
+  void add_text(std::string_view text, Training& training);
 
   // Adds the pieces of `other` whose hash falls to `part` of `num_parts`: counters of several
   // threads are merged in parallel, one part for each thread.
@@ -52,6 +55,7 @@ class PieceCounter {
   void add(const Slot& key, std::string_view piece);
   void reserve(size_t num_more);
 
+  Splitter splitter_;
   std::vector<Slot> slots_;  // a power of two
   std::string arena_;
   size_t size_ = 0;

@@ -115,67 +115,133 @@ inline const Byte* skip_letters(const Byte* p, const Byte* end) {
   }
 }
 
-// Bytes of s, d, m, t, ll, ve, re in any case after an apostrophe, else 0. The long s, U+017F, is
-// an s: the pattern ignores case by Unicode's simple folding.
+enum class Case { kKept, kIgnored };
+
+// Bytes of s, d, m, t, ll, ve, re after an apostrophe, else 0. Where case is ignored, the long s,
+// U+017F, is an s: Unicode's simple folding says so.
+template <Case kCase>
 inline size_t contraction_size(const Byte* p, const Byte* end) {
   if (p == end) return 0;
-  const auto lower = [&](int i) { return static_cast<char>(p[i] | 0x20); };
+  const auto lower = [&](int i) {
+    return static_cast<char>(kCase == Case::kIgnored ? p[i] | 0x20 : p[i]);
+  };
   const char first = lower(0);
   if (first == 's' || first == 'd' || first == 'm' || first == 't') return 1;
   if (end - p < 2) return 0;
-  if (p[0] == 0xC5 && p[1] == 0xBF) return 2;
+  if (kCase == Case::kIgnored && p[0] == 0xC5 && p[1] == 0xBF) return 2;
   const char second = lower(1);
   const bool is_pair = (first == 'l' && second == 'l') || (first == 'v' && second == 'e') ||
                        (first == 'r' && second == 'e');
   return is_pair ? 2 : 0;
 }
 
-inline const Byte* end_of_punctuation(const Byte* p, const Byte* end) {
-  return skip(skip(p, end, CharClass::kOther), end, CharClass::kNewline);
-}
+// A run of white space ahead: where it ends, where its last character begins, and where its last
+// newline ends (null without one).
+struct WhiteSpace {
+  const Byte* end;
+  const Byte* last;
+  const Byte* after_newline;
+};
 
-// A run of white space up to its last newline; without one, all of it at the end of the text, else
-// all but its last character, which belongs to what follows unless it stands alone.
-inline const Byte* end_of_white_space(const Byte* begin, const Byte* end) {
-  const Byte* after_newline = nullptr;
-  const Byte* last = begin;
-  const Byte* p = begin;
-  Char c = char_at(p, end);
-  while (c.cls == CharClass::kSpace || c.cls == CharClass::kNewline) {
-    last = p;
+inline WhiteSpace white_space_at(const Byte* p, const Byte* end) {
+  WhiteSpace run{p, p, nullptr};
+  for (Char c = char_at(p, end); c.cls == CharClass::kSpace || c.cls == CharClass::kNewline;
+       c = char_at(p, end)) {
+    run.last = p;
     p += c.size;
-    if (c.cls == CharClass::kNewline) after_newline = p;
-    c = char_at(p, end);
+    if (c.cls == CharClass::kNewline) run.after_newline = p;
   }
-  if (after_newline != nullptr) return after_newline;
-  return p == end || last == begin ? p : last;
+  run.end = p;
+  return run;
 }
 
-inline const Byte* end_of_piece(const Byte* p, const Byte* end) {
-  const Char c = char_at(p, end);
-  const Byte* q = p + c.size;
-  switch (c.cls) {
-    case CharClass::kLetter:
-      return skip_letters(q, end);
-    case CharClass::kNumber: {
-      const Char second = char_at(q, end);
-      return second.cls == CharClass::kNumber ? q + second.size : q;
-    }
-    case CharClass::kOther: {
-      const size_t contraction = *p == '\'' ? contraction_size(q, end) : 0;
-      if (contraction != 0) return q + contraction;
-      const Byte* letters = skip_letters(q, end);
-      return letters != q ? letters : end_of_punctuation(q, end);
-    }
-    case CharClass::kSpace: {
-      const Byte* letters = skip_letters(q, end);
-      if (letters != q) return letters;
-      if (*p == ' ' && char_at(q, end).cls == CharClass::kOther) return end_of_punctuation(q, end);
-      return end_of_white_space(p, end);
-    }
-    default:
-      return end_of_white_space(p, end);
+// All of the run at the end of the text, else all but its last character, which belongs to what
+// follows unless it stands alone.
+inline const Byte* without_last(const WhiteSpace& run, const Byte* begin, const Byte* end) {
+  return run.end == end || run.last == begin ? run.end : run.last;
+}
+
+// GPT-4's pattern and its relatives.
+template <int kMaxDigits, bool kTailIsWhole>
+struct Gpt4 {
+  static const Byte* end_of_white_space(const Byte* begin, const Byte* end) {
+    const WhiteSpace run = white_space_at(begin, end);
+    if (kTailIsWhole && run.end == end) return end;
+    return run.after_newline != nullptr ? run.after_newline : without_last(run, begin, end);
   }
+
+  static const Byte* end_of_punctuation(const Byte* p, const Byte* end) {
+    return skip(skip(p, end, CharClass::kOther), end, CharClass::kNewline);
+  }
+
+  static const Byte* end_of_piece(const Byte* p, const Byte* end) {
+    const Char c = char_at(p, end);
+    const Byte* q = p + c.size;
+    switch (c.cls) {
+      case CharClass::kLetter:
+        return skip_letters(q, end);
+      case CharClass::kNumber: {
+        for (int digits = 1; digits < kMaxDigits; ++digits) {
+          const Char next = char_at(q, end);
+          if (next.cls != CharClass::kNumber) break;
+          q += next.size;
+        }
+        return q;
+      }
+      case CharClass::kOther: {
+        const size_t contraction = *p == '\'' ? contraction_size<Case::kIgnored>(q, end) : 0;
+        if (contraction != 0) return q + contraction;
+        const Byte* letters = skip_letters(q, end);
+        return letters != q ? letters : end_of_punctuation(q, end);
+      }
+      case CharClass::kSpace: {
+        const Byte* letters = skip_letters(q, end);
+        if (letters != q) return letters;
+        if (*p == ' ' && char_at(q, end).cls == CharClass::kOther) {
+          return end_of_punctuation(q, end);
+        }
+        return end_of_white_space(p, end);
+      }
+      default:
+        return end_of_white_space(p, end);
+    }
+  }
+};
+
+// Here newlines are white space like any other, and only U+0020 joins what follows.
+struct Gpt2 {
+  static const Byte* end_of_piece(const Byte* p, const Byte* end) {
+    const Byte* q = *p == ' ' ? p + 1 : p;
+    switch (char_at(q, end).cls) {
+      case CharClass::kLetter:
+        return skip_letters(q, end);
+      case CharClass::kNumber:
+        return skip(q, end, CharClass::kNumber);
+      case CharClass::kOther: {
+        const size_t contraction = *p == '\'' ? contraction_size<Case::kKept>(p + 1, end) : 0;
+        return contraction != 0 ? p + 1 + contraction : skip(q, end, CharClass::kOther);
+      }
+      default:
+        return without_last(white_space_at(p, end), p, end);
+    }
+  }
+};
+
+struct Whole {
+  static const Byte* end_of_piece(const Byte*, const Byte* end) { return end; }
+};
+
+template <typename Rule>
+size_t split(std::string_view text, size_t begin, std::span<size_t> ends) {
+  const auto* const base = reinterpret_cast<const Byte*>(text.data());
+  const Byte* const end = base + text.size();
+  const Byte* p = base + begin;
+  size_t n = 0;
+  while (n < ends.size() && p != end) {
+    p = Rule::end_of_piece(p, end);
+    ends[n++] = static_cast<size_t>(p - base);
+  }
+  return n;
 }
 
 }  // namespace
@@ -184,16 +250,28 @@ CharClass char_class(char32_t code_point) {
   return kClasses[code_point];
 }
 
-size_t pretokenize(std::string_view text, size_t begin, std::span<size_t> ends) {
-  const auto* const base = reinterpret_cast<const Byte*>(text.data());
-  const Byte* const end = base + text.size();
-  const Byte* p = base + begin;
-  size_t n = 0;
-  while (n < ends.size() && p != end) {
-    p = end_of_piece(p, end);
-    ends[n++] = static_cast<size_t>(p - base);
+std::optional<Splitter> splitter_for(std::string_view pattern) {
+  if (pattern == kSplitPattern) return Splitter::kNanochat;
+  if (pattern == kGpt4Pattern) return Splitter::kGpt4;
+  if (pattern == kGpt2Pattern) return Splitter::kGpt2;
+  if (pattern == kCl100kPattern) return Splitter::kCl100k;
+  return std::nullopt;
+}
+
+size_t pretokenize(Splitter splitter, std::string_view text, size_t begin, std::span<size_t> ends) {
+  switch (splitter) {
+    case Splitter::kNanochat:
+      return split<Gpt4<2, false>>(text, begin, ends);
+    case Splitter::kGpt4:
+      return split<Gpt4<3, false>>(text, begin, ends);
+    case Splitter::kGpt2:
+      return split<Gpt2>(text, begin, ends);
+    case Splitter::kCl100k:
+      return split<Gpt4<3, true>>(text, begin, ends);
+    case Splitter::kWhole:
+      return split<Whole>(text, begin, ends);
   }
-  return n;
+  return 0;
 }
 
 }  // namespace nanochat::bpe

@@ -9,12 +9,14 @@
 
 namespace nanochat::bpe {
 
-Trainer::Trainer(int num_threads) {
+Trainer::Trainer(Splitter splitter, int num_threads, Training& training)
+    : splitter_(splitter), training_(training) {
   if (num_threads < 1) {
     throw std::invalid_argument("train_bpe: num_threads must be at least 1, got " +
                                 std::to_string(num_threads));
   }
-  counters_.resize(static_cast<size_t>(num_threads));
+  counters_.assign(static_cast<size_t>(num_threads), PieceCounter(splitter));
+  utf8_.resize(counters_.size());
 }
 
 void Trainer::for_each_thread(const std::function<void(size_t thread)>& body) const {
@@ -24,18 +26,30 @@ void Trainer::for_each_thread(const std::function<void(size_t thread)>& body) co
   });
 }
 
-void Trainer::add(std::span<const std::string_view> documents) {
+void Trainer::add(std::span<const Text> texts) {
   std::atomic<size_t> next = 0;
   for_each_thread([&](size_t thread) {
-    for (size_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < documents.size();) {
-      counters_[thread].add_document(documents[i]);
+    for (size_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < texts.size();) {
+      count(texts[i], num_texts_ + i, thread);
     }
   });
+  num_texts_ += texts.size();
+}
+
+void Trainer::count(const Text& text, size_t index, size_t thread) {
+  try {
+    const std::string_view utf8 = as_utf8(text, Surrogates::kRefuse, utf8_[thread]);
+    counters_[thread].add_text(utf8, training_);
+  } catch (const SurrogateError&) {
+    throw std::invalid_argument("train_bpe: document " + std::to_string(index) +
+                                " has a lone surrogate, which is not text; drop it or replace it "
+                                "by text.encode('utf-8', 'replace')");
+  }
 }
 
 void Trainer::combine_counters() {
   if (counters_.size() == 1) return;
-  std::vector<PieceCounter> combined(counters_.size());
+  std::vector<PieceCounter> combined(counters_.size(), PieceCounter(splitter_));
   for_each_thread([&](size_t thread) {
     for (const PieceCounter& counter : counters_) {
       combined[thread].absorb(counter, thread, combined.size());
@@ -44,16 +58,15 @@ void Trainer::combine_counters() {
   counters_ = std::move(combined);
 }
 
-std::vector<std::string> Trainer::train(int64_t vocab_size, const std::function<void()>& poll) {
+std::vector<std::string> Trainer::train(int64_t vocab_size) {
   combine_counters();
-  poll();
   std::vector<WeightedPiece> pieces;
   for (const PieceCounter& counter : counters_) {
     counter.for_each(
         [&](std::string_view piece, int64_t count) { pieces.push_back({piece, count}); });
   }
   const auto num_merges = static_cast<size_t>(vocab_size - kMinVocabSize);
-  const std::vector<Merge> merges = learn_merges(std::move(pieces), num_merges, poll);
+  const std::vector<Merge> merges = learn_merges(std::move(pieces), num_merges, training_);
   counters_.clear();
 
   std::vector<std::string> tokens;

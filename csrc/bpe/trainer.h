@@ -1,18 +1,19 @@
 // Trains a byte-level BPE vocabulary; the result equals rustbpe's on any input.
 //
-// Documents are split and counted by several threads, each with a private counter; `train` merges
-// the counters and runs the merge loop. The vocabulary depends on the multiset of pieces alone:
-// neither the order of the documents nor the number of threads can change it.
+// Texts are split and counted by several threads, each with a private counter; `train` merges the
+// counters and runs the merge loop. The vocabulary depends on the multiset of pieces alone: neither
+// the order of the texts nor the number of threads can change it.
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <span>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "bpe/piece_counter.h"
+#include "bpe/text.h"
+#include "bpe/training.h"
 
 namespace nanochat::bpe {
 
@@ -20,22 +21,27 @@ inline constexpr int64_t kMinVocabSize = 256;  // the bytes
 
 class Trainer {
  public:
-  explicit Trainer(int num_threads);
+  // `training` outlives the trainer.
+  Trainer(Splitter splitter, int num_threads, Training& training);
 
-  // Counts a batch of documents. Pieces never cross documents.
-  void add(std::span<const std::string_view> documents);
+  // Counts a batch of texts. Pieces never cross texts. Throws std::invalid_argument, naming the
+  // text by its number since the first batch, for a lone surrogate.
+  void add(std::span<const Text> texts);
 
   // The bytes of every token in the order of ids: 256 bytes, then merges; at most `vocab_size`,
-  // fewer when no pair is left. Call once: it uses the counts up. `poll` is called now and then
-  // and may throw to end the training.
-  [[nodiscard]] std::vector<std::string> train(int64_t vocab_size,
-                                               const std::function<void()>& poll);
+  // fewer when no pair is left. Call once: it uses the counts up.
+  [[nodiscard]] std::vector<std::string> train(int64_t vocab_size);
 
  private:
   void for_each_thread(const std::function<void(size_t thread)>& body) const;
+  void count(const Text& text, size_t index, size_t thread);
   void combine_counters();
 
+  Splitter splitter_;
+  Training& training_;
   std::vector<PieceCounter> counters_;  // one for each thread; pieces are disjoint once combined
+  std::vector<std::string> utf8_;       // one for each thread
+  size_t num_texts_ = 0;
 };
 
 }  // namespace nanochat::bpe

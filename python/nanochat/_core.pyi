@@ -1,6 +1,7 @@
 """Typed face of the native core; one section per capability, in the order of module.cpp."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +13,30 @@ def cpu_level() -> int: ...
 
 # BPE
 SPLIT_PATTERN: str
+GPT4_PATTERN: str
+GPT2_PATTERN: str
+CL100K_PATTERN: str
 UNICODE_VERSION: str
 
-def bpe_train(texts: Iterable[str | bytes], vocab_size: int, num_threads: int) -> list[bytes]: ...
-def bpe_pretokenize(text: bytes) -> list[bytes]: ...
+def bpe_train(
+    texts: Iterable[Any],
+    vocab_size: int,
+    pattern: str,
+    num_threads: int,
+    progress: Callable[[int, int], None] | None,
+) -> list[bytes]: ...
+def bpe_pretokenize(text: bytes, pattern: str) -> list[bytes]: ...
 def bpe_char_class(code_point: int) -> int: ...
+
+class _BpeEncoder:
+    def __init__(self, tokens: Sequence[bytes], pattern: str) -> None: ...
+    def encode(self, text: str | bytes) -> list[int]: ...
+    def encode_to_numpy(
+        self, texts: Iterable[Any], num_threads: int
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]: ...
+
+class BpeEncoder16(_BpeEncoder): ...
+class BpeEncoder32(_BpeEncoder): ...
 
 # Packer
 class PackerPlan:

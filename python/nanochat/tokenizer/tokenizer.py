@@ -2,17 +2,17 @@
 
 The file is JSON text, one token to a line (each byte as the Latin-1 character of the same number),
 with the split pattern, its Unicode version and a SHA-256 over all of it: an edited or truncated
-file is refused. tiktoken encodes; special tokens in a text are text like any other.
+file is refused. The native encoder gives tiktoken's ids; special tokens in a text are text like any
+other.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from nanochat.common.errors import UserError
 from nanochat.common.paths import atomic_write
 from nanochat.tokenizer import conversation
 from nanochat.tokenizer.bpe import SPLIT_PATTERN, available_cpus, train_bpe
+from nanochat.tokenizer.split import split_by_regex, split_pattern
 
 if TYPE_CHECKING:
     import tiktoken
@@ -44,11 +45,6 @@ SPECIAL_TOKENS = (
 MIN_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)
 
 _FORMAT = "nanochat tokenizer 1"
-_CHUNK = 64  # documents that a thread of encode_batch takes at a time
-# tiktoken's regex overflows its stack on a million white space characters in a row.
-_LONG_TEXT = 500_000
-_LONG_RUN = 100_000
-_WHITE_SPACE_RUN = re.compile(r"\s{16,}")
 
 
 class Tokenizer:
@@ -57,19 +53,25 @@ class Tokenizer:
     Attributes:
         vocab_size: Number of ids, special tokens included.
         special: Name -> id of the special tokens.
+        dtype: Of ids in arrays: uint16 if every id fits, else uint32.
         hash: SHA-256 (hex) of vocabulary, pattern and special tokens; equal means the same ids.
     """
 
     def __init__(self, tokens: Sequence[bytes], pattern: str = SPLIT_PATTERN) -> None:
-        """``tokens`` in the order of ids, special tokens not among them."""
-        if len(set(tokens)) != len(tokens):
-            raise ValueError("tokenizer: tokens must be distinct")
-        if missing := {bytes([i]) for i in range(256)}.difference(tokens):
-            raise ValueError(f"tokenizer: all 256 bytes must be tokens, {len(missing)} are missing")
+        """``tokens`` in the order of ids, special tokens not among them.
+
+        Raises: ValueError unless they are distinct, with all 256 bytes among them, and the pattern
+            one that ``train_bpe`` takes.
+        """
         self.pattern = pattern
         self.special = {name: len(tokens) + i for i, name in enumerate(SPECIAL_TOKENS)}
         self._tokens = [*tokens, *(name.encode() for name in SPECIAL_TOKENS)]
         self.vocab_size = len(self._tokens)
+        fits_16_bits = self.vocab_size <= 1 << 16
+        self.dtype = np.dtype(np.uint16 if fits_16_bits else np.uint32)
+        self._native_pattern = split_pattern(pattern)
+        encoder = _core.BpeEncoder16 if fits_16_bits else _core.BpeEncoder32
+        self._encoder = encoder(tokens, self._native_pattern)
         (
             self.bos,
             self.user_start,
@@ -81,7 +83,7 @@ class Tokenizer:
             self.output_start,
             self.output_end,
         ) = self.special.values()
-        self.hash = _hash(self._content())
+        self.hash = _hash(_content(tokens, pattern))
 
     @classmethod
     def from_ranks(cls, ranks: Mapping[bytes, int], pattern: str = SPLIT_PATTERN) -> Tokenizer:
@@ -109,41 +111,42 @@ class Tokenizer:
 
     # Text to ids.
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of ``text``. Special tokens are not looked for; a lone surrogate becomes U+FFFD."""
-        encoding = self.to_tiktoken()
-        if len(text) < _LONG_TEXT or not _has_long_white_space(text):
-            return encoding.encode_ordinary(text)
-        ids: list[int] = []
-        for piece in _core.bpe_pretokenize(_utf8(text)):
-            ids += encoding._encode_single_piece(piece)
-        return ids
+    def encode(self, text: str | bytes) -> list[int]:
+        """Ids of ``text``. Special tokens are not looked for; a lone surrogate becomes U+FFFD.
+
+        Bytes need not be UTF-8: ``decode_bytes`` gives back any.
+        """
+        if self._native_pattern:
+            return self._encoder.encode(text)
+        ids, _ = self.encode_to_numpy([text], num_threads=1)
+        return ids.tolist()
 
     def encode_batch(
-        self, texts: Sequence[str], *, num_threads: int | None = None
+        self, texts: Iterable[str | bytes], *, num_threads: int | None = None
     ) -> list[list[int]]:
         """``encode`` of each text, on several threads; None means all CPUs."""
+        ids, offsets = self.encode_to_numpy(texts, num_threads=num_threads)
+        flat, ends = ids.tolist(), offsets.tolist()
+        return [flat[begin:end] for begin, end in pairwise(ends)]
+
+    def encode_to_numpy(
+        self, texts: Iterable[str | bytes | Any], *, num_threads: int | None = None
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+        """``encode`` of each text, laid end to end, and where each begins.
+
+        Args:
+            texts: As ``train_bpe`` takes them, Arrow arrays included; all are held until the end.
+            num_threads: None means all CPUs this process may use.
+        Returns: ids (n,) of ``dtype``; offsets (number of texts + 1,).
+        """
         num_threads = available_cpus() if num_threads is None else num_threads
         if num_threads < 1:
             raise ValueError(f"tokenizer: num_threads must be at least 1, got {num_threads}")
-        chunks = [texts[i : i + _CHUNK] for i in range(0, len(texts), _CHUNK)]
-        if num_threads == 1 or len(chunks) < 2:
-            return [self.encode(text) for text in texts]
-        with ThreadPoolExecutor(num_threads) as pool:
-            encoded = pool.map(lambda chunk: [self.encode(text) for text in chunk], chunks)
-            return [ids for chunk in encoded for ids in chunk]
-
-    def encode_to_numpy(
-        self, texts: Sequence[str], *, num_threads: int | None = None
-    ) -> tuple[npt.NDArray[np.unsignedinteger], npt.NDArray[np.int64]]:
-        """``encode`` of each text, laid end to end, and where each begins.
-
-        Returns: ids (n,), uint16 if every id fits, else uint32; offsets (len(texts) + 1,).
-        """
-        encoded = self.encode_batch(texts, num_threads=num_threads)
-        offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
-        dtype = np.uint16 if self.vocab_size <= 1 << 16 else np.uint32
-        return np.fromiter((i for ids in encoded for i in ids), dtype, offsets[-1]), offsets
+        if self._native_pattern:
+            return self._encoder.encode_to_numpy(texts, num_threads)
+        pieces = [split_by_regex(self.pattern, _without_surrogates(text)) for text in texts]
+        ids, offsets = self._encoder.encode_to_numpy(chain.from_iterable(pieces), num_threads)
+        return ids, offsets[np.cumsum([0, *map(len, pieces)])]
 
     def to_tiktoken(self) -> tiktoken.Encoding:
         """The same vocabulary as a ``tiktoken.Encoding``."""
@@ -198,7 +201,7 @@ class Tokenizer:
 
     def save(self, path: Path | str) -> None:
         """Write the file complete or not at all. Raises: UserError if it cannot be written."""
-        content = self._content()
+        content = _content(self._ordinary, self.pattern)
         lines = json.dumps({**content, "sha256": self.hash}, indent=0)
         atomic_write(Path(path), lines + "\n")
 
@@ -208,8 +211,9 @@ class Tokenizer:
         path = Path(path)
         try:
             file = json.loads(path.read_bytes())
-            tokenizer = cls([token.encode("latin-1") for token in file["tokens"]], file["pattern"])
-            is_whole = {**tokenizer._content(), "sha256": tokenizer.hash} == file
+            tokens = [token.encode("latin-1") for token in file["tokens"]]
+            content = _content(tokens, file["pattern"])
+            is_whole = {**content, "sha256": _hash(content)} == file
         except OSError as error:
             raise UserError(f"tokenizer: cannot read {path}: {error.strerror or error}") from error
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
@@ -218,34 +222,30 @@ class Tokenizer:
             raise UserError(
                 f"tokenizer: {path} is damaged, edited or of another version; train it again"
             )
-        return tokenizer
+        return cls(tokens, file["pattern"])
 
     @property
     def _ordinary(self) -> list[bytes]:
         return self._tokens[: -len(SPECIAL_TOKENS)]
 
-    def _content(self) -> dict[str, Any]:
-        """What the file holds besides its hash."""
-        return {
-            "format": _FORMAT,
-            "pattern": self.pattern,
-            "unicode": _core.UNICODE_VERSION,
-            "special": list(SPECIAL_TOKENS),
-            "tokens": [token.decode("latin-1") for token in self._ordinary],
-        }
+
+def _content(tokens: Sequence[bytes], pattern: str) -> dict[str, Any]:
+    """What the file holds besides its hash."""
+    return {
+        "format": _FORMAT,
+        "pattern": pattern,
+        "unicode": _core.UNICODE_VERSION,
+        "special": list(SPECIAL_TOKENS),
+        "tokens": [token.decode("latin-1") for token in tokens],
+    }
 
 
 def _hash(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
 
 
-def _has_long_white_space(text: str) -> bool:
-    return any(len(run) > _LONG_RUN for run in _WHITE_SPACE_RUN.findall(text))
-
-
-def _utf8(text: str) -> bytes:
+def _without_surrogates(text: str | bytes) -> str | bytes:
     """As tiktoken does it: surrogates are paired where they can be, the others become U+FFFD."""
-    try:
-        return text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
+    if isinstance(text, bytes):
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

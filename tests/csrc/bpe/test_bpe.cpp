@@ -22,11 +22,14 @@ void require(bool holds, const char* what) {
   std::exit(1);
 }
 
-std::vector<size_t> ends_of(std::string_view text) {
+constexpr Splitter kSplitters[] = {Splitter::kNanochat, Splitter::kGpt4, Splitter::kGpt2,
+                                   Splitter::kCl100k, Splitter::kWhole};
+
+std::vector<size_t> ends_of(Splitter splitter, std::string_view text) {
   std::vector<size_t> all;
   std::array<size_t, 3> ends;  // odd and small, so that most texts need several calls
   for (size_t n = ends.size(); n == ends.size();) {
-    n = pretokenize(text, all.empty() ? 0 : all.back(), ends);
+    n = pretokenize(splitter, text, all.empty() ? 0 : all.back(), ends);
     all.insert(all.end(), ends.begin(), ends.begin() + static_cast<std::ptrdiff_t>(n));
   }
   return all;
@@ -60,16 +63,21 @@ void test_nothing_past_the_end_is_read() {
     for (size_t size = 0; size <= text.size(); ++size) {
       const std::unique_ptr<char[]> exact(new char[size]);  // what lies behind it, sanitizers guard
       text.copy(exact.get(), size);
-      const auto ends = ends_of({exact.get(), size});
-      require(ends == ends_of(std::string_view(text).substr(0, size)), "pieces depend on the view");
-      require(size == 0 ? ends.empty() : ends.back() == size, "pieces cover the text");
+      for (const Splitter splitter : kSplitters) {
+        const auto ends = ends_of(splitter, {exact.get(), size});
+        require(ends == ends_of(splitter, std::string_view(text).substr(0, size)),
+                "pieces depend on the view");
+        require(size == 0 ? ends.empty() : ends.back() == size, "pieces cover the text");
+      }
     }
   }
 }
 
 void test_counts_are_64_bit() {
   constexpr int64_t kMany = int64_t{1} << 40;
-  const auto merges = learn_merges({{"ab", kMany}, {"cd", kMany + 1}, {"ef", 3}}, 3, [] {});
+  Training training;
+  const auto merges =
+      learn_merges({{"ab", kMany}, {"cd", kMany + 1}, {"ef", 3}}, 3, training);
   require(
       merges.size() == 3 && merges[0].left == 'c' && merges[1].left == 'a' && merges[2].left == 'e',
       "merges by falling count");
@@ -80,13 +88,15 @@ void test_threads_do_not_change_the_tokens() {
   for (int trial = 0; trial < 200; ++trial) {
     std::vector<std::string> texts;
     for (int i = 0; i < 20; ++i) texts.push_back(random_text(rng));
-    const std::vector<std::string_view> views(texts.begin(), texts.end());
-    Trainer one(1);
-    Trainer three(3);
+    std::vector<Text> views;
+    for (const std::string& text : texts) views.push_back({text.data(), text.size()});
+    Training training;
+    Trainer one(Splitter::kNanochat, 1, training);
+    Trainer three(Splitter::kNanochat, 3, training);
     one.add(views);
     three.add(std::span(views).first(7));
     three.add(std::span(views).subspan(7));
-    require(one.train(290, [] {}) == three.train(290, [] {}), "one thread and three agree");
+    require(one.train(290) == three.train(290), "one thread and three agree");
   }
 }
 

@@ -1,4 +1,4 @@
-"""The scanner finds tiktoken's pieces: classes, fuzz, bytes that are not UTF-8, endless runs."""
+"""The scanners find tiktoken's pieces: classes, fuzz, bytes that are not UTF-8, endless runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat import _core
-from nanochat.tokenizer import SPLIT_PATTERN
+from nanochat.tokenizer import CL100K_PATTERN, GPT2_PATTERN, GPT4_PATTERN, SPLIT_PATTERN
+
+PATTERNS = {
+    "nanochat": SPLIT_PATTERN,
+    "gpt4": GPT4_PATTERN,
+    "gpt2": GPT2_PATTERN,
+    "cl100k": CL100K_PATTERN,
+}
+each_pattern = pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS)
 
 EVERY_BYTE = {bytes([i]): i for i in range(256)}
 # One or more of every kind that the pattern tells apart, in every length of UTF-8.
@@ -35,7 +43,11 @@ def matches(pattern: str, text: str) -> str:
     return bytes(encoding.encode_ordinary(text)).decode()
 
 
-def tiktoken_pieces(texts: list[str]) -> list[list[bytes]]:
+def split(text: str | bytes, pattern: str = SPLIT_PATTERN) -> list[bytes]:
+    return _core.bpe_pretokenize(text.encode() if isinstance(text, str) else text, pattern)
+
+
+def tiktoken_pieces(texts: list[str], pattern: str) -> list[list[bytes]]:
     """Pieces of each text, by a vocabulary in which every substring is one token."""
     tokens = dict.fromkeys(EVERY_BYTE)
     for data in (text.encode() for text in texts):
@@ -43,7 +55,7 @@ def tiktoken_pieces(texts: list[str]) -> list[list[bytes]]:
             tokens.update(dict.fromkeys(data[i:j] for j in range(i + 1, len(data) + 1)))
     encoding = tiktoken.Encoding(
         "substrings",
-        pat_str=SPLIT_PATTERN,
+        pat_str=pattern,
         mergeable_ranks={token: i for i, token in enumerate(tokens)},
         special_tokens={},
     )
@@ -88,33 +100,56 @@ def test_unicode_version_is_16() -> None:
     ],
 )
 def test_pieces_by_hand(text: str, pieces: list[str]) -> None:
-    assert [piece.decode() for piece in _core.bpe_pretokenize(text.encode())] == pieces
-    assert tiktoken_pieces([text]) == [[piece.encode() for piece in pieces]]
+    assert [piece.decode() for piece in split(text)] == pieces
+    assert tiktoken_pieces([text], SPLIT_PATTERN) == [[piece.encode() for piece in pieces]]
 
 
-def test_pieces_are_tiktokens_on_random_text() -> None:
+@pytest.mark.parametrize(
+    ("pattern", "text", "pieces"),
+    [
+        ("gpt2", "I'll we'RE 12345", ["I", "'ll", " we", "'", "RE", " 12345"]),
+        ("gpt2", "a \n \n  b\n", ["a", " \n \n ", " b", "\n"]),
+        ("gpt2", "x.\r\n\ny\tz 's", ["x", ".", "\r\n", "\n", "y", "\t", "z", " '", "s"]),
+        ("gpt4", "12345 a \n ", ["123", "45", " a", " \n", " "]),
+        ("cl100k", "12345 a \n ", ["123", "45", " a", " \n "]),
+        ("cl100k", "a \n  b \n", ["a", " \n", " ", " b", " \n"]),
+    ],
+)
+def test_pieces_of_the_other_patterns_by_hand(pattern: str, text: str, pieces: list[str]) -> None:
+    assert [piece.decode() for piece in split(text, PATTERNS[pattern])] == pieces
+    assert tiktoken_pieces([text], PATTERNS[pattern]) == [[piece.encode() for piece in pieces]]
+
+
+@each_pattern
+def test_pieces_are_tiktokens_on_random_text(pattern: str) -> None:
     rng = random.Random(1)
     for _ in range(40):
         texts = ["".join(rng.choices(TRICKY, k=rng.randrange(1, 12))) for _ in range(250)]
-        assert [_core.bpe_pretokenize(text.encode()) for text in texts] == tiktoken_pieces(texts)
+        assert [split(text, pattern) for text in texts] == tiktoken_pieces(texts, pattern)
 
 
+@each_pattern
 @settings(max_examples=150, deadline=None)
-@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from(TRICKY))))
-def test_pieces_are_tiktokens_on_any_text(texts: list[str]) -> None:
-    assert [_core.bpe_pretokenize(text.encode()) for text in texts] == tiktoken_pieces(texts)
+@given(texts=st.lists(st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from(TRICKY))))
+def test_pieces_are_tiktokens_on_any_text(pattern: str, texts: list[str]) -> None:
+    assert [split(text, pattern) for text in texts] == tiktoken_pieces(texts, pattern)
+
+
+def test_pattern_without_a_scanner_is_refused() -> None:
+    with pytest.raises(ValueError, match="no scanner for the pattern x"):
+        split("x", "x")
 
 
 @settings(max_examples=500, deadline=None)
 @given(st.binary(max_size=40) | st.text(TRICKY).map(lambda text: text.encode()[:-1]))
 def test_each_byte_that_is_not_utf8_is_one_other_character(data: bytes) -> None:
-    pieces = _core.bpe_pretokenize(data)
+    pieces = split(data)
     assert b"".join(pieces) == data
     # surrogateescape makes one character of each such byte, by the same rules.
     escaped = data.decode("utf-8", "surrogateescape")
     other = "".join("\ufffd" if "\ud800" <= char <= "\udfff" else char for char in escaped)
     lengths = [len(piece.decode("utf-8", "surrogateescape")) for piece in pieces]
-    assert lengths == [len(p.decode()) for p in _core.bpe_pretokenize(other.encode())]
+    assert lengths == [len(p.decode()) for p in split(other)]
 
 
 @pytest.mark.parametrize(
@@ -131,21 +166,22 @@ def test_each_byte_that_is_not_utf8_is_one_other_character(data: bytes) -> None:
     ],
 )
 def test_letters_join_one_invalid_byte_but_not_a_run_of_them(invalid: bytes) -> None:
-    assert _core.bpe_pretokenize(invalid + b"a") == [invalid, b"a"]
-    assert _core.bpe_pretokenize(b"\xffa") == [b"\xffa"]
+    assert split(invalid + b"a") == [invalid, b"a"]
+    assert split(b"\xffa") == [b"\xffa"]
 
 
 @pytest.mark.parametrize("cut", range(1, 4))
 def test_truncated_character_at_the_end_is_not_read_past(cut: int) -> None:
-    assert _core.bpe_pretokenize("a\U00020000".encode()[:-cut]) == [
+    assert split("a\U00020000".encode()[:-cut]) == [
         b"a",
         "\U00020000".encode()[:-cut],
     ]
 
 
+@each_pattern
 @pytest.mark.parametrize("unit", [" ", "a", "1", "\n", "!", "'", "\u3000", "\u4e2d", "\xff", " \n"])
-def test_a_million_characters_in_a_row_take_linear_time(unit: str) -> None:
+def test_a_million_characters_in_a_row_take_linear_time(unit: str, pattern: str) -> None:
     data = (unit * 1_000_000 + "x").encode()
     started = time.perf_counter()
-    assert b"".join(_core.bpe_pretokenize(data)) == data
+    assert b"".join(split(data, pattern)) == data
     assert time.perf_counter() - started < 2  # about 0.05 s; a quadratic scan would take minutes

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from nanochat.common.errors import UserError
 from nanochat.tokenizer import (
+    GPT4_PATTERN,
     MIN_VOCAB_SIZE,
     SPECIAL_TOKENS,
     SPLIT_PATTERN,
@@ -139,7 +140,7 @@ def test_save_and_load(tokenizer: Tokenizer, tmp_path: Path) -> None:
 def test_hash_tells_vocabularies_apart(tokenizer: Tokenizer) -> None:
     assert re.fullmatch("[0-9a-f]{64}", tokenizer.hash)
     assert tokenizer.hash != BYTES_ONLY.hash
-    assert Tokenizer(BYTES_ONLY._ordinary, pattern=r"\w+|\W+").hash != BYTES_ONLY.hash
+    assert Tokenizer(BYTES_ONLY._ordinary, GPT4_PATTERN).hash != BYTES_ONLY.hash
 
 
 def test_damaged_file_is_never_taken_for_another(tokenizer: Tokenizer, tmp_path: Path) -> None:

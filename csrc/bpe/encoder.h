@@ -1,0 +1,111 @@
+// Texts to token ids, the same as tiktoken's for the same vocabulary and pattern.
+//
+//   text --pretokenize--> 32 pieces --> cache --found--> copy 16 bytes of ids
+//                                         |--missed--> a token? else merge --> ids, into the cache
+//
+// Natural text repeats itself: nearly all pieces have been seen before, so the cost is one cache
+// line for each. The cache holds pieces of up to 15 bytes and 16 bytes of ids, is of a fixed size
+// and belongs to one thread (an EncoderWorkspace); what is in it never changes a result.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "bpe/piece_key.h"
+#include "bpe/piece_merger.h"
+#include "bpe/pretokenize.h"
+#include "bpe/vocabulary.h"
+
+namespace nanochat::bpe {
+
+// Ids by appending; memory is not cleared before it is written.
+template <typename Id>
+class IdBuffer {
+ public:
+  [[nodiscard]] const Id* data() const { return ids_.get(); }
+  [[nodiscard]] size_t size() const { return size_; }
+  // Room for n more ids, to be written from the returned place on.
+  [[nodiscard]] Id* reserve(size_t n) {
+    if (size_ + n > capacity_) grow(size_ + n);
+    return ids_.get() + size_;
+  }
+  void advance(size_t n) { size_ += n; }
+
+ private:
+  void grow(size_t needed);
+
+  std::unique_ptr<Id[]> ids_;
+  size_t size_ = 0, capacity_ = 0;
+};
+
+// Pieces of up to kShortBytes bytes that became at most kMaxIds ids.
+template <typename Id>
+class PieceCache {
+ public:
+  static constexpr size_t kMaxIds = 16 / sizeof(Id);
+
+  // word[1] holds the length of the piece in its top byte, as in ShortKey, and above it the number
+  // of ids.
+  struct Entry {
+    uint64_t word[2];
+    Id ids[kMaxIds];
+    [[nodiscard]] size_t num_ids() const { return word[1] >> 60; }
+    [[nodiscard]] bool holds(const ShortKey& key) const {
+      return word[0] == key.word[0] && (word[1] ^ key.word[1]) << 4 == 0;
+    }
+  };
+  static_assert(sizeof(Entry) == 32);
+
+  struct alignas(64) Line {  // one of the processor's; entry 0 was asked for more recently
+    Entry entry[2];
+  };
+
+  PieceCache() : lines_(kNumLines) {}
+
+  [[nodiscard]] Line& line(uint64_t hash) { return lines_[hash >> (64 - kBits)]; }
+  // The entry of the key, or null.
+  [[nodiscard]] static const Entry* find(Line& line, const ShortKey& key) {
+    if (line.entry[0].holds(key)) return &line.entry[0];
+    if (!line.entry[1].holds(key)) return nullptr;
+    std::swap(line.entry[0], line.entry[1]);
+    return &line.entry[0];
+  }
+  static void insert(Line& line, const ShortKey& key, const Id* ids, size_t num_ids);
+
+ private:
+  static constexpr int kBits = 15;
+  static constexpr size_t kNumLines = size_t{1} << kBits;  // 2 MB
+  std::vector<Line> lines_;
+};
+
+template <typename Id>
+struct EncoderWorkspace {
+  PieceCache<Id> cache;
+  PieceMerger merger;
+};
+
+// Immutable; threads share it, each with a workspace of its own.
+class Encoder {
+ public:
+  // `tokens` as Vocabulary wants them.
+  Encoder(const std::vector<std::string>& tokens, Splitter splitter)
+      : vocabulary_(tokens), splitter_(splitter) {}
+
+  [[nodiscard]] const Vocabulary& vocabulary() const { return vocabulary_; }
+
+  // Appends the ids of the text; Id must hold every one of them.
+  template <typename Id>
+  void encode(std::string_view text, EncoderWorkspace<Id>& workspace, IdBuffer<Id>& out) const;
+
+ private:
+  template <typename Id>
+  size_t encode_piece(std::string_view piece, PieceMerger& merger, Id* out) const;
+
+  Vocabulary vocabulary_;
+  Splitter splitter_;
+};
+
+}  // namespace nanochat::bpe
