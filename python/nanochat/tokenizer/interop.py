@@ -55,7 +55,7 @@ def read_tiktoken(path: Path | str) -> dict[bytes, int]:
         if len(fields) != 2:
             raise UserError(f"{where}: must hold a token in base64 and a rank, got {_short(line)}")
         token, rank = _base64(fields[0]), int(fields[1]) if _is_rank(fields[1]) else None
-        if not token:
+        if token is None:
             raise UserError(f"{where}: token must be base64, got {_short(fields[0])}")
         if rank is None:
             raise UserError(f"{where}: rank must be a whole number, got {_short(fields[1])}")
@@ -104,7 +104,8 @@ def huggingface_json(tokenizer: Tokenizer) -> str:
     """The text of a tokenizer.json that ``tokenizers`` and transformers load, with the same ids.
 
     One difference stays: those libraries look for special tokens in every text, while our
-    ``encode`` takes ``<|bos|>`` for seven characters. Ids are equal on texts without such names.
+    ``encode`` takes ``<|bos|>`` for seven characters. Ids are equal on texts without such names,
+    and for patterns with a native scanner (another one is up to their regex engine).
 
     Raises: ValueError if a token is no merge of two others, or is spelled like a special token.
     """
@@ -238,9 +239,7 @@ def read_upstream_pickle(path: Path | str) -> Tokenizer:
     """
     try:
         state = read_state(_read(path), "tiktoken.core.Encoding")
-        tokenizer = _from_state(state)
-        tokenizer.encode("")  # a pattern that is no regular expression is found here
-        return tokenizer
+        return _from_state(state)
     except ValueError as error:
         raise UserError(
             f"tokenizer: {path} is not upstream nanochat's tokenizer.pkl: {error}"

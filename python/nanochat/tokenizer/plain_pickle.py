@@ -118,7 +118,7 @@ class _Machine:
         is_there = start > (self.marks[-1] if self.marks else 0)
         target = self.stack[start - 1] if is_there else None
         items = self.stack[max(start, 0) :]
-        if not isinstance(target, dict) or len(items) % 2:
+        if not isinstance(target, dict):
             raise ValueError("it sets items of something else than a dict")
         del self.stack[start:]
         for key, value in zip(items[::2], items[1::2], strict=True):

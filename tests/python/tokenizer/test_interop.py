@@ -18,6 +18,7 @@ from tiktoken.load import load_tiktoken_bpe
 from nanochat.common.errors import UserError
 from nanochat.data import tinyworld
 from nanochat.tokenizer import SPECIAL_TOKENS, SPLIT_PATTERN, Tokenizer, train_bpe
+from nanochat.tokenizer.bpe import CL100K_PATTERN, GPT2_PATTERN, GPT4_PATTERN
 from nanochat.tokenizer.interop import (
     huggingface_json,
     merges_of,
@@ -28,15 +29,12 @@ from nanochat.tokenizer.interop import (
     write_tiktoken,
 )
 
-# As tiktoken_ext.openai_public has them, possessive counts and all.
-GPT2_PATTERN = (
-    r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
-)  # fmt: skip
-CL100K_PATTERN = (
-    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+"
-    r"| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
-)
-PATTERNS = {"nanochat": SPLIT_PATTERN, "gpt2": GPT2_PATTERN, "cl100k": CL100K_PATTERN}
+PATTERNS = {
+    "nanochat": SPLIT_PATTERN,
+    "gpt2": GPT2_PATTERN,
+    "gpt4": GPT4_PATTERN,
+    "cl100k": CL100K_PATTERN,
+}
 
 TEXTS = {
     "empty": "",
@@ -151,10 +149,9 @@ def test_a_merge_takes_the_lower_rank_first() -> None:
     assert merges_of(tokens) == [*expected, (b"aa", b"a")]
 
 
-@pytest.mark.parametrize("bad", [b"xyz", b""])
-def test_a_token_that_no_merge_makes_is_named(bad: bytes) -> None:
-    tokenizer = Tokenizer([*(bytes([i]) for i in range(256)), b"ab", bad])
-    with pytest.raises(ValueError, match=f"token 257, {bad!r}, must be two tokens of lower rank"):
+def test_a_token_that_no_merge_makes_is_named() -> None:
+    tokenizer = Tokenizer([*(bytes([i]) for i in range(256)), b"ab", b"xyz"])
+    with pytest.raises(ValueError, match="token 257, b'xyz', must be two tokens of lower rank"):
         huggingface_json(tokenizer)
 
 
@@ -165,6 +162,7 @@ def test_a_token_spelled_like_a_special_one_is_named() -> None:
         huggingface_json(Tokenizer(tokens))
 
 
+@pytest.mark.filterwarnings("ignore:nanochat. the split pattern has no native scanner")
 def test_a_pattern_that_means_something_else_there_is_refused(ranks: dict[bytes, int]) -> None:
     with pytest.raises(ValueError, match="pattern must not have possessive counts"):
         huggingface_json(Tokenizer.from_ranks(ranks, r"[a-z]{2,3}+|\s+|."))
@@ -210,6 +208,7 @@ BYTES = [b"%b %d" % (b64encode(bytes([i])), i) for i in range(256)]
         ([*BYTES, b"YWI= 256 1"], r"line 257: must hold a token in base64 and a rank"),
         ([b"?w== 0", *BYTES[1:]], r"line 1: token must be base64, got '\?w=='"),
         ([*BYTES, b"YWI 256"], r"line 257: token must be base64, got 'YWI'"),
+        ([*BYTES, b"Y?WI= 256"], r"line 257: token must be base64, got 'Y\?WI='"),
         ([*BYTES, b"==== 256"], r"line 257: token must be base64, got '===='"),
         ([*BYTES, b"YWI= x"], r"line 257: rank must be a whole number, got 'x'"),
         ([*BYTES, b"YWI= -1"], r"line 257: rank must be a whole number, got '-1'"),

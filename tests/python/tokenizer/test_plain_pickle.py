@@ -104,7 +104,9 @@ def attacks(command: str, code: str) -> dict[str, bytes]:
         "BUILD of the class itself": (
             b"\x80\x02" + thing + b"}" + text("__reduce__") + system + b"sb)R."
         ),
-        "REDUCE of the known class": b"\x80\x02" + thing + text(command) + b"\x85R.",
+        "REDUCE of the known class": (
+            b"\x80\x02" + thing + text(command) + text("latin1") + b"\x86R."
+        ),
         "REDUCE of the known function": (
             b"\x80\x02" + global_("_codecs encode") + text(command) + text("rot13") + b"\x86R."
         ),
@@ -174,9 +176,20 @@ def test_shapes_that_break_a_naive_stack() -> None:
         b"\x86.", b"\x93.", b"\x81.", b"R.", b"q\x00.", b"\x94.", b"h\x00.", b"(.",
         b"}K\x01K\x01s.", thing + b".", thing + b")\x81" + thing + b")\x81.", b"}}K\x01s.",
         thing + b")\x81(.", thing + b")\x81}b}b.", b"}((}s(u.",
+        global_("_codecs encode") + b")\x81.", thing + b"K\x01K\x01\x86\x81.",
+        thing + b")\x81}(X\x01\x00\x00\x00aK\x01sub.", thing + b")\x81}(bu.",  # across a mark
     ):  # fmt: skip
         with pytest.raises(ValueError):
             read_state(b"\x80\x04" + body, NAME)
+
+
+def test_depth_is_no_matter() -> None:
+    deep = b"}X\x01\x00\x00\x00a" * 20_000 + b"K\x01" + b"s" * 20_000
+    thing = global_(NAME.replace(".Thing", " Thing"))
+    assert isinstance(read_state(b"\x80\x04" + thing + b")\x81" + deep + b"b.", NAME), dict)
+    for end in (deep + b"\x93.", deep + b"R.", b"K\x01" + deep + b"\x93."):
+        with pytest.raises(ValueError):
+            read_state(b"\x80\x04" + deep + end, NAME)
 
 
 def test_a_cut_or_longer_file_is_refused() -> None:
