@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <cstring>
+#include <optional>
 #include <thread>
 #include <utility>
 
@@ -13,7 +13,7 @@ namespace nanochat::bpe {
 namespace {
 
 constexpr size_t kPartBytes = size_t{256} << 10;  // of text that a thread takes at a time
-constexpr size_t kBytesPerId = 4;                 // about; the first guess of a buffer's size
+constexpr size_t kBytesPerId = 3;                 // about; the first guess of the room for ids
 constexpr size_t kMaxUtf8 = size_t{16} << 20;     // bytes of a buffer that outlives a call
 constexpr auto kPollInterval = std::chrono::milliseconds(20);
 
@@ -34,13 +34,38 @@ std::vector<size_t> cut(std::span<const Text> texts) {
 
 }  // namespace
 
+// Joins parts in their order, however they get done, and hands their buffers out again: memory that
+// has been touched before is memory without page faults.
 template <typename Id>
-void EncodedTexts<Id>::copy_to(Id* out) const {
-  for (const auto& part : parts) {
-    if (part.size() > 0) std::memcpy(out, part.data(), part.size() * sizeof(Id));
-    out += part.size();
+class BatchEncoder<Id>::Joiner {
+ public:
+  Joiner(size_t num_parts, IdBuffer<Id>& out) : done_(num_parts), out_(out) {}
+
+  IdBuffer<Id> take_buffer() {
+    const std::scoped_lock lock(mutex_);
+    if (spare_.empty()) return {};
+    IdBuffer<Id> buffer = std::move(spare_.back());
+    spare_.pop_back();
+    return buffer;
   }
-}
+
+  void put(size_t part, IdBuffer<Id> ids) {
+    const std::scoped_lock lock(mutex_);
+    done_[part] = std::move(ids);
+    for (; next_ < done_.size() && done_[next_]; ++next_) {
+      out_.append(*done_[next_]);
+      done_[next_]->clear();
+      spare_.push_back(std::move(*done_[next_]));
+    }
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<std::optional<IdBuffer<Id>>> done_;
+  std::vector<IdBuffer<Id>> spare_;
+  size_t next_ = 0;
+  IdBuffer<Id>& out_;
+};
 
 template <typename Id>
 class BatchEncoder<Id>::Lease {
@@ -74,20 +99,22 @@ EncodedTexts<Id> BatchEncoder<Id>::encode(std::span<const Text> texts, int num_t
                                           const std::function<void()>& poll) const {
   const std::vector<size_t> firsts = cut(texts);
   const size_t num_parts = firsts.size() - 1;
-  EncodedTexts<Id> result{.parts = std::vector<IdBuffer<Id>>(num_parts),
-                          .offsets = std::vector<int64_t>(texts.size() + 1)};
+  EncodedTexts<Id> result;
+  result.offsets.resize(texts.size() + 1);
+  size_t num_bytes = 0;
+  for (const Text& text : texts) num_bytes += text.num_bytes();
+  static_cast<void>(result.ids.reserve(num_bytes / kBytesPerId));
+  Joiner joiner(num_parts, result.ids);
 
   const auto encode_part = [&](size_t part, Workspace& workspace) {
-    IdBuffer<Id>& ids = result.parts[part];
-    size_t num_bytes = 0;
-    for (size_t i = firsts[part]; i < firsts[part + 1]; ++i) num_bytes += texts[i].num_bytes();
-    static_cast<void>(ids.reserve(num_bytes / kBytesPerId));
+    IdBuffer<Id> ids = joiner.take_buffer();
     for (size_t i = firsts[part]; i < firsts[part + 1]; ++i) {
       const size_t before = ids.size();
       encoder_.encode(as_utf8(texts[i], Surrogates::kReplace, workspace.utf8), workspace.encoder,
                       ids);
       result.offsets[i + 1] = static_cast<int64_t>(ids.size() - before);
     }
+    joiner.put(part, std::move(ids));
   };
 
   std::atomic<size_t> next = 0;
@@ -113,8 +140,6 @@ EncodedTexts<Id> BatchEncoder<Id>::encode(std::span<const Text> texts, int num_t
   return result;
 }
 
-template struct EncodedTexts<uint16_t>;
-template struct EncodedTexts<uint32_t>;
 template class BatchEncoder<uint16_t>;
 template class BatchEncoder<uint32_t>;
 

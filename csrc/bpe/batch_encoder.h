@@ -14,14 +14,10 @@
 
 namespace nanochat::bpe {
 
-// The ids of texts laid end to end, still in the pieces that threads made of them.
 template <typename Id>
 struct EncodedTexts {
-  std::vector<IdBuffer<Id>> parts;
+  IdBuffer<Id> ids;
   std::vector<int64_t> offsets;  // text i is ids [offsets[i], offsets[i + 1])
-
-  [[nodiscard]] size_t size() const { return static_cast<size_t>(offsets.back()); }
-  void copy_to(Id* out) const;
 };
 
 // Calls from several threads may run at once.
@@ -42,6 +38,7 @@ class BatchEncoder {
     EncoderWorkspace<Id> encoder;
     std::string utf8;
   };
+  class Joiner;
   // A workspace of nobody else, with the cache that earlier calls have filled.
   class Lease;
 

@@ -3,10 +3,11 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <cstring>
 #include <limits>
 #include <memory>
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "bpe/batch_encoder.h"
@@ -25,6 +26,17 @@ void raise_pending_signal() {
   if (PyErr_CheckSignals() != 0) throw py::error_already_set();
 }
 
+// A NumPy array of the values, which it owns from now on.
+template <typename Values>
+py::array as_array(Values values) {
+  auto owned = std::make_unique<Values>(std::move(values));
+  const auto* const data = owned->data();
+  const auto size = static_cast<py::ssize_t>(owned->size());
+  const py::capsule owner(owned.get(), [](void* pointer) { delete static_cast<Values*>(pointer); });
+  static_cast<void>(owned.release());
+  return py::array_t<std::remove_const_t<std::remove_pointer_t<decltype(data)>>>(size, data, owner);
+}
+
 template <typename Id>
 class PyEncoder {
  public:
@@ -38,12 +50,10 @@ class PyEncoder {
                            std::string(Py_TYPE(text.ptr())->tp_name));
     }
     const auto encoded = run(batch, 1);
-    py::list ids(encoded.size());
-    size_t i = 0;
-    for (const auto& part : encoded.parts) {
-      for (size_t k = 0; k < part.size(); ++k, ++i) {
-        PyList_SET_ITEM(ids.ptr(), static_cast<Py_ssize_t>(i), PyLong_FromLong(part.data()[k]));
-      }
+    py::list ids(encoded.ids.size());
+    for (size_t i = 0; i < encoded.ids.size(); ++i) {
+      PyList_SET_ITEM(ids.ptr(), static_cast<Py_ssize_t>(i),
+                      PyLong_FromLong(encoded.ids.data()[i]));
     }
     return ids;
   }
@@ -51,17 +61,8 @@ class PyEncoder {
   py::tuple encode_to_numpy(const py::object& texts, int num_threads) const {
     TextBatch batch;
     TextReader(texts, "tokenizer").read(std::numeric_limits<size_t>::max(), batch);
-    const auto encoded = run(batch, num_threads);
-    py::array_t<Id> ids(static_cast<py::ssize_t>(encoded.size()));
-    py::array_t<int64_t> offsets(static_cast<py::ssize_t>(encoded.offsets.size()));
-    {
-      Id* const out = ids.mutable_data();
-      const py::gil_scoped_release release;
-      encoded.copy_to(out);
-    }
-    std::memcpy(offsets.mutable_data(), encoded.offsets.data(),
-                encoded.offsets.size() * sizeof(int64_t));
-    return py::make_tuple(std::move(ids), std::move(offsets));
+    bpe::EncodedTexts<Id> encoded = run(batch, num_threads);
+    return py::make_tuple(as_array(std::move(encoded.ids)), as_array(std::move(encoded.offsets)));
   }
 
  private:

@@ -4,8 +4,8 @@
 //                                         |--missed--> a token? else merge --> ids, into the cache
 //
 // Natural text repeats itself: nearly all pieces have been seen before, so the cost is one cache
-// line for each. The cache holds pieces of up to 15 bytes and 16 bytes of ids, is of a fixed size
-// and belongs to one thread (an EncoderWorkspace); what is in it never changes a result.
+// line for each. The caches hold pieces of up to 46 bytes and 16 bytes of ids, are of a fixed size
+// and belong to one thread (an EncoderWorkspace); what is in them never changes a result.
 #pragma once
 
 #include <cstdint>
@@ -14,6 +14,7 @@
 #include <string_view>
 #include <vector>
 
+#include "bpe/huge_array.h"
 #include "bpe/piece_key.h"
 #include "bpe/piece_merger.h"
 #include "bpe/pretokenize.h"
@@ -33,17 +34,19 @@ class IdBuffer {
     return ids_.get() + size_;
   }
   void advance(size_t n) { size_ += n; }
+  void append(const IdBuffer& other);
+  void clear() { size_ = 0; }
 
  private:
   void grow(size_t needed);
 
-  std::unique_ptr<Id[]> ids_;
+  std::unique_ptr<Id[], FreeMemory> ids_;
   size_t size_ = 0, capacity_ = 0;
 };
 
 // Pieces of up to kShortBytes bytes that became at most kMaxIds ids.
 template <typename Id>
-class PieceCache {
+class ShortCache {
  public:
   static constexpr size_t kMaxIds = 16 / sizeof(Id);
 
@@ -63,8 +66,6 @@ class PieceCache {
     Entry entry[2];
   };
 
-  PieceCache() : lines_(kNumLines) {}
-
   [[nodiscard]] Line& line(uint64_t hash) { return lines_[hash >> (64 - kBits)]; }
   // The entry of the key, or null.
   [[nodiscard]] static const Entry* find(Line& line, const ShortKey& key) {
@@ -76,14 +77,40 @@ class PieceCache {
   static void insert(Line& line, const ShortKey& key, const Id* ids, size_t num_ids);
 
  private:
-  static constexpr int kBits = 15;
-  static constexpr size_t kNumLines = size_t{1} << kBits;  // 2 MB
-  std::vector<Line> lines_;
+  static constexpr int kBits = 17;  // 8 MB
+  HugeArray<Line> lines_{size_t{1} << kBits};
+};
+
+// The same for pieces of up to kMaxBytes, one to a line of the processor.
+template <typename Id>
+class LongCache {
+ public:
+  static constexpr size_t kMaxIds = 16 / sizeof(Id);
+  static constexpr size_t kMaxBytes = 46;
+
+  struct alignas(64) Entry {
+    uint8_t num_ids;
+    uint8_t size;
+    char bytes[kMaxBytes];
+    Id ids[kMaxIds];
+    [[nodiscard]] bool holds(std::string_view piece) const {
+      return std::string_view(bytes, size) == piece;
+    }
+  };
+  static_assert(sizeof(Entry) == 64);
+
+  [[nodiscard]] Entry& entry(uint64_t hash) { return entries_[hash >> (64 - kBits)]; }
+  static void insert(Entry& entry, std::string_view piece, const Id* ids, size_t num_ids);
+
+ private:
+  static constexpr int kBits = 15;  // 2 MB
+  HugeArray<Entry> entries_{size_t{1} << kBits};
 };
 
 template <typename Id>
 struct EncoderWorkspace {
-  PieceCache<Id> cache;
+  ShortCache<Id> short_cache;
+  LongCache<Id> long_cache;
   PieceMerger merger;
 };
 

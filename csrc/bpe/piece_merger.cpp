@@ -1,14 +1,16 @@
 #include "bpe/piece_merger.h"
 
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <functional>
+#include <limits>
 #include <stdexcept>
 
 namespace nanochat::bpe {
 namespace {
 
 constexpr uint32_t kNone = Vocabulary::kNone;
-constexpr size_t kMaxShort = 96;              // bytes; about where both ways cost the same
 constexpr size_t kMaxKept = size_t{1} << 18;  // cells of workspace that outlive a call
 
 unsigned char byte_at(std::string_view piece, size_t i) {
@@ -24,35 +26,54 @@ void PieceMerger::Places::sort() {
 
 std::span<const uint32_t> PieceMerger::merge(const Vocabulary& vocabulary, std::string_view piece) {
   if (ids_.size() > kMaxKept && piece.size() <= kMaxKept) *this = PieceMerger();
-  return piece.size() <= kMaxShort ? merge_short(vocabulary, piece) : merge_long(vocabulary, piece);
+  if (piece.size() <= 16) return merge_short<16>(vocabulary, piece);
+  if (piece.size() <= 32) return merge_short<32>(vocabulary, piece);
+  if (piece.size() <= 64) return merge_short<64>(vocabulary, piece);
+  return merge_long(vocabulary, piece);
 }
 
+// Token i begins at byte i; `begins` has a bit for each. The join of token i with the next one
+// stands in candidates[i] as join << kPlaceBits | i, so the least candidate is the join to make and
+// its place, and finding it takes the same few vector instructions for any content.
+template <int kLanes>
 std::span<const uint32_t> PieceMerger::merge_short(const Vocabulary& vocabulary,
                                                    std::string_view piece) {
-  size_t n = piece.size();
-  ids_.resize(std::max(ids_.size(), kMaxShort));
-  joins_.resize(std::max(joins_.size(), kMaxShort));
-  uint32_t* const ids = ids_.data();
-  uint32_t* const joins = joins_.data();  // joins[i]: of tokens i and i + 1
-  for (size_t i = 0; i < n; ++i) ids[i] = vocabulary.find(byte_at(piece, i));
-  for (size_t i = 0; i + 1 < n; ++i) {
-    joins[i] = vocabulary.join(byte_at(piece, i), byte_at(piece, i + 1));
+  constexpr int kPlaceBits = 6;
+  constexpr int32_t kNever = std::numeric_limits<int32_t>::max();
+  static_assert(kLanes <= 1 << kPlaceBits && Vocabulary::kIdBits + kPlaceBits < 31);
+  const auto n = static_cast<int>(piece.size());
+  std::array<uint32_t, kLanes> ids;
+  std::array<int32_t, kLanes> candidates;
+  const auto propose = [&](int place, uint32_t join) {
+    candidates[static_cast<size_t>(place)] =
+        join == kNone ? kNever : static_cast<int32_t>(join << kPlaceBits) | place;
+  };
+  candidates.fill(kNever);
+  for (int i = 0; i < n; ++i) ids[i] = vocabulary.find(byte_at(piece, i));
+  for (int i = 0; i + 1 < n; ++i) {
+    propose(i, vocabulary.join(byte_at(piece, i), byte_at(piece, i + 1)));
   }
-  while (n > 1) {
-    const uint32_t* const best = std::min_element(joins, joins + n - 1);
-    const uint32_t id = *best;
-    if (id == kNone) break;
-    const auto i = static_cast<size_t>(best - joins);
-    ids[i] = id;
-    std::copy(ids + i + 2, ids + n, ids + i + 1);
-    --n;
-    if (i + 1 < n) {
-      std::copy(joins + i + 2, joins + n, joins + i + 1);
-      joins[i] = vocabulary.join(id, ids[i + 1]);
+  uint64_t begins = n == 64 ? ~uint64_t{0} : (uint64_t{1} << n) - 1;
+  for (;;) {
+    int32_t best = kNever;
+    for (const int32_t candidate : candidates) best = candidate < best ? candidate : best;
+    if (best == kNever) break;
+    const int place = best & ((1 << kPlaceBits) - 1);
+    const auto id = static_cast<uint32_t>(best >> kPlaceBits);
+    uint64_t after = begins & (~uint64_t{1} << place);
+    candidates[static_cast<size_t>(std::countr_zero(after))] = kNever;
+    begins ^= after & (0 - after);
+    after &= after - 1;
+    ids[place] = id;
+    propose(place, after == 0 ? kNone : vocabulary.join(id, ids[std::countr_zero(after)]));
+    if (const uint64_t before = begins & ((uint64_t{1} << place) - 1); before != 0) {
+      const int previous = 63 - std::countl_zero(before);
+      propose(previous, vocabulary.join(ids[previous], id));
     }
-    if (i > 0) joins[i - 1] = vocabulary.join(ids[i - 1], id);
   }
-  return {ids, n};
+  ids_.clear();
+  for (; begins != 0; begins &= begins - 1) ids_.push_back(ids[std::countr_zero(begins)]);
+  return ids_;
 }
 
 // A token of n bytes keeps its n cells: its id stands in the first and in the last. Cell i of

@@ -1,10 +1,10 @@
 // Byte pair encoding of one piece: join the pair whose token has the lowest id, the leftmost of
 // equals, until no pair joins. As tiktoken does it, for any vocabulary.
 //
-// Short pieces keep the id of every possible join in an array that is searched for its minimum:
-// O(n^2) steps that never leave the first-level cache. Long ones queue the places of each join by
-// its id and cost O(n) queue operations and O(n) memory, whatever they hold: 10 MB of one letter
-// are no special case.
+// Pieces of up to 64 bytes keep every possible join in an array that is searched for its minimum:
+// O(n^2) work, but a few vector instructions for each merge. Longer ones queue the places of each
+// join by its id and cost O(n) queue operations and O(n) memory, whatever they hold: 10 MB of one
+// letter are no special case.
 #pragma once
 
 #include <cstdint>
@@ -39,6 +39,7 @@ class PieceMerger {  // the workspace of one thread
     }
   };
 
+  template <int kLanes>
   std::span<const uint32_t> merge_short(const Vocabulary& vocabulary, std::string_view piece);
   std::span<const uint32_t> merge_long(const Vocabulary& vocabulary, std::string_view piece);
 

@@ -30,16 +30,29 @@ char* append(char32_t c, char* out) {
 }
 
 template <typename Unit>
+bool all_ascii(const Unit* sixteen) {
+  Unit bits = 0;
+  for (size_t k = 0; k < 16; ++k) bits |= sixteen[k];
+  return bits < 0x80;
+}
+
+template <typename Unit>
 std::string_view transcode(const Unit* units, size_t length, Surrogates surrogates,
                            std::string& buffer) {
   constexpr size_t kMaxBytes = sizeof(Unit) == 1 ? 2 : sizeof(Unit) == 2 ? 3 : 4;
   if (buffer.size() < length * kMaxBytes) buffer.resize(length * kMaxBytes);
   char* out = buffer.data();
-  for (size_t i = 0; i < length; ++i) {
-    char32_t c = units[i];
+  for (size_t i = 0; i < length;) {
+    // Most text is ASCII for long stretches, sixteen units at a time.
+    for (; i + 16 <= length && all_ascii(units + i); i += 16) {
+      for (size_t k = 0; k < 16; ++k) out[k] = static_cast<char>(units[i + k]);
+      out += 16;
+    }
+    if (i == length) break;
+    char32_t c = units[i++];
     if (sizeof(Unit) > 1 && is_surrogate(c)) {
       if (surrogates == Surrogates::kRefuse) throw SurrogateError("a lone surrogate is not text");
-      const char32_t next = i + 1 < length ? static_cast<char32_t>(units[i + 1]) : 0;
+      const char32_t next = i < length ? static_cast<char32_t>(units[i]) : 0;
       if (c < 0xDC00 && is_surrogate(next) && next >= 0xDC00) {
         c = 0x10000 + ((c - 0xD800) << 10) + (next - 0xDC00);
         ++i;

@@ -56,11 +56,16 @@ Vocabulary::Vocabulary(const std::vector<std::string>& tokens)
 
   std::vector<uint64_t> found;
   for (uint32_t id = 0; id < size(); ++id) add_joins_of(id, found);
-  joins_.assign(std::bit_ceil(found.size() * 2 + 2), kFree);
+  joins_ = HugeArray<uint64_t>(std::bit_ceil(found.size() * 2 + 2));
   join_shift_ = 64 - std::countr_zero(joins_.size());
+  const size_t filter_bits = std::bit_ceil(found.size() * 8 + 64);
+  may_join_ = HugeArray<uint64_t>(filter_bits / 64);
+  filter_shift_ = 64 - std::countr_zero(filter_bits);
   for (const uint64_t join : found) {
-    size_t i = home(join >> kIdBits);
-    while (joins_[i] != kFree) i = (i + 1) & (joins_.size() - 1);
+    const uint64_t hash = (join >> kIdBits) * kMultiplier;
+    may_join_[hash >> (filter_shift_ + 6)] |= uint64_t{1} << (hash >> filter_shift_ & 63);
+    size_t i = hash >> join_shift_;
+    while (joins_[i] != 0) i = (i + 1) & (joins_.size() - 1);
     joins_[i] = join;
   }
 }
@@ -68,9 +73,9 @@ Vocabulary::Vocabulary(const std::vector<std::string>& tokens)
 uint32_t Vocabulary::find_hashed(uint64_t hash, std::string_view bytes) const {
   const uint64_t mixed = mix(hash, bytes.size());
   const size_t mask = slots_.size() - 1;
-  for (size_t i = mixed & mask; slots_[i].id != kNone; i = (i + 1) & mask) {
-    const Slot& slot = slots_[i];
-    if (slot.check == mixed >> 32 && token(slot.id) == bytes) return slot.id;
+  for (size_t i = mixed & mask; slots_[i].id_and_flag != 0; i = (i + 1) & mask) {
+    const uint32_t id = slots_[i].id_and_flag & ~kUsed;
+    if (slots_[i].check == mixed >> 32 && token(id) == bytes) return id;
   }
   return kNone;
 }
@@ -85,8 +90,8 @@ void Vocabulary::add_token(uint32_t id) {
   const uint64_t mixed = mix(hash_of(bytes), bytes.size());
   const size_t mask = slots_.size() - 1;
   size_t i = mixed & mask;
-  while (slots_[i].id != kNone) i = (i + 1) & mask;
-  slots_[i] = {static_cast<uint32_t>(mixed >> 32), id};
+  while (slots_[i].id_and_flag != 0) i = (i + 1) & mask;
+  slots_[i] = {static_cast<uint32_t>(mixed >> 32), id | kUsed};
 }
 
 void Vocabulary::add_joins_of(uint32_t id, std::vector<uint64_t>& found) {

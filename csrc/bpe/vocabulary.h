@@ -11,6 +11,8 @@
 #include <string_view>
 #include <vector>
 
+#include "bpe/huge_array.h"
+
 namespace nanochat::bpe {
 
 class Vocabulary {
@@ -35,9 +37,13 @@ class Vocabulary {
   // The id of two tokens end to end, or kNone.
   [[nodiscard]] uint32_t join(uint32_t left, uint32_t right) const {
     const uint64_t key = static_cast<uint64_t>(left) << kIdBits | right;
-    for (size_t i = home(key);; i = (i + 1) & (joins_.size() - 1)) {
-      if (joins_[i] >> kIdBits == key) return static_cast<uint32_t>(joins_[i] & kMaxTokens);
-      if (joins_[i] == kFree) return kNone;
+    const uint64_t hash = key * kMultiplier;
+    if ((may_join_[hash >> (filter_shift_ + 6)] >> (hash >> filter_shift_ & 63) & 1) == 0)
+      return kNone;
+    for (size_t i = hash >> join_shift_;; i = (i + 1) & (joins_.size() - 1)) {
+      const uint64_t join = joins_[i];
+      if (join == 0) return kNone;  // free: a token that joins with itself is not the result
+      if (join >> kIdBits == key) return static_cast<uint32_t>(join & kMaxTokens);
     }
   }
   [[nodiscard]] uint32_t join(unsigned char left, unsigned char right) const {
@@ -45,25 +51,24 @@ class Vocabulary {
   }
 
  private:
-  static constexpr uint64_t kFree = ~uint64_t{0};
+  static constexpr uint32_t kUsed = 1u << 31;
+  static constexpr uint64_t kMultiplier = 0x9E3779B97F4A7C15;
 
   struct Slot {
-    uint32_t check;  // bits of the hash
-    uint32_t id = kNone;
+    uint32_t check;        // bits of the hash
+    uint32_t id_and_flag;  // the id and kUsed; 0 is free
   };
 
-  [[nodiscard]] size_t home(uint64_t key) const {
-    return (key * 0x9E3779B97F4A7C15) >> join_shift_;
-  }
   [[nodiscard]] uint32_t find_hashed(uint64_t hash, std::string_view bytes) const;
   void add_token(uint32_t id);
   void add_joins_of(uint32_t id, std::vector<uint64_t>& found);
 
-  std::string bytes_;            // of all tokens, end to end
-  std::vector<size_t> ends_;     // token i is bytes_[ends_[i], ends_[i + 1])
-  std::vector<Slot> slots_;      // a power of two, at most half full
-  std::vector<uint64_t> joins_;  // left, right, joined: 21 bits each; likewise
-  int join_shift_ = 0;
+  std::string bytes_;             // of all tokens, end to end
+  std::vector<size_t> ends_;      // token i is bytes_[ends_[i], ends_[i + 1])
+  HugeArray<Slot> slots_;         // a power of two, at most half full
+  HugeArray<uint64_t> joins_;     // left, right, joined: 21 bits each; likewise
+  HugeArray<uint64_t> may_join_;  // a bit for each hash, 8 for each join: most pairs do not join
+  int join_shift_ = 0, filter_shift_ = 0;
   std::vector<uint32_t> byte_ids_, byte_joins_;
 };
 
