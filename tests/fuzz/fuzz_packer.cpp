@@ -2,13 +2,12 @@
 // alone.
 #include <algorithm>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
 #include <numeric>
 #include <span>
 #include <vector>
 
 #include "packer/packer.h"
+#include "require.h"
 
 namespace {
 
@@ -17,13 +16,6 @@ using namespace nanochat::packer;
 constexpr int32_t kBos = 0;  // tokens are the numbers from 1 on, so each tells its place
 constexpr int64_t kSeqLens[] = {1, 2, 3, 8, 64, 100, 256, 2048};
 constexpr int64_t kMaxTokens = int64_t{1} << 16;
-
-#define REQUIRE(rule)                                                      \
-  if (!(rule)) {                                                           \
-    std::fprintf(stderr, "fuzz_packer:%d: not so: %s\n", __LINE__, #rule); \
-    std::abort();                                                          \
-  }                                                                        \
-  static_assert(true)
 
 struct Case {
   int64_t T = 1;

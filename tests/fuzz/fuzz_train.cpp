@@ -1,0 +1,85 @@
+// Bytes -> a few short texts over few letters, so that counts tie, each seen up to a thousand
+// times. The trainer, in batches and on several threads, against a count of all pairs for each
+// merge.
+#include <algorithm>
+#include <cstdint>
+#include <map>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "bpe/trainer.h"
+#include "input.h"
+#include "reference.h"
+#include "require.h"
+
+namespace {
+
+using namespace nanochat;
+
+constexpr bpe::Splitter kSplitters[] = {bpe::Splitter::kNanochat, bpe::Splitter::kWhole,
+                                        bpe::Splitter::kGpt2, bpe::Splitter::kGpt4};
+constexpr std::string_view kAlphabets[] = {"ab", "ab ", "abcd  ", "xyz 1'\n\xC3\xA9"};
+constexpr size_t kRepeats[] = {1, 1, 1, 1, 2, 3, 100, 1000};
+constexpr size_t kMaxBytes = 400;
+constexpr int64_t kMaxVocabSize = 400;
+
+struct Document {
+  std::string text;
+  size_t repeats = 1;
+};
+
+std::vector<Document> read_documents(fuzz::Input& input, std::string_view alphabet) {
+  std::vector<Document> documents(1);
+  for (size_t num_bytes = 0; !input.empty() && num_bytes < kMaxBytes; ++num_bytes) {
+    const uint8_t code = input.byte();
+    std::string& text = documents.back().text;
+    if (code < 224) {
+      text += alphabet[code % alphabet.size()];
+    } else if (code < 232) {
+      const size_t n = input.one_of(fuzz::kRunLengths);
+      text.append(n, alphabet[code % alphabet.size()]);
+      num_bytes += n;
+    } else {
+      documents.push_back({.text = {}, .repeats = kRepeats[code % std::size(kRepeats)]});
+    }
+  }
+  return documents;
+}
+
+}  // namespace
+
+// Byte 0: splitter and alphabet; byte 1: vocabulary; byte 2: texts in a batch; then the texts.
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  fuzz::Input input(data, size);
+  const uint8_t flags = input.byte();
+  const bpe::Splitter splitter = kSplitters[flags % 4];
+  const int64_t vocab_size = 256 + input.byte() % (kMaxVocabSize - 256 + 1);
+  const size_t batch = 1 + input.byte();
+  const std::vector<Document> documents = read_documents(input, kAlphabets[flags / 4 % 4]);
+
+  std::vector<bpe::Text> texts;
+  std::map<std::string, int64_t> pieces;
+  int64_t num_bytes = 0;
+  for (const auto& [text, repeats] : documents) {
+    texts.insert(texts.end(), repeats, {.data = text.data(), .length = text.size()});
+    num_bytes += static_cast<int64_t>(text.size() * repeats);
+    for (const std::string_view piece : reference::split(splitter, text)) {
+      pieces[std::string(piece)] += static_cast<int64_t>(repeats);
+    }
+  }
+  const auto expected = reference::train(pieces, static_cast<size_t>(vocab_size));
+
+  for (const int num_threads : {1, 2, 5}) {
+    bpe::Training training;
+    bpe::Trainer trainer(splitter, num_threads, training);
+    for (size_t begin = 0; begin < texts.size(); begin += batch) {
+      trainer.add(std::span(texts).subspan(begin, std::min(batch, texts.size() - begin)));
+    }
+    REQUIRE(training.num_bytes == num_bytes);
+    REQUIRE(trainer.train(vocab_size) == expected);
+    REQUIRE(training.num_merges == static_cast<int64_t>(expected.size()) - 256);
+  }
+  return 0;
+}
