@@ -16,15 +16,23 @@
 //     there, the pairs are indexed afresh from the symbols with a lower floor.
 // Pieces are laid out by falling count, so that the weight of a position is a step function.
 //
+// Threads share a merge of many positions: each takes a run of them that begins with a piece, keeps
+// its own account of the neighbours, and writes the positions of the new pairs to its own part of
+// each list. The accounts are added up in the order of the runs, so nothing depends on the threads.
+//
 // Cost: each position is visited once for each pair that it was recorded for; every successful
 // visit shortens a piece, so the visits are at most three times the bytes of the distinct pieces.
 #include "bpe/merge_loop.h"
 
 #include <algorithm>
 #include <queue>
+#include <span>
 #include <stdexcept>
+#include <string>
 
-#include "bpe/pair_index.h"
+#include "bpe/huge_array.h"
+#include "bpe/pair_map.h"
+#include "common/team.h"
 
 namespace nanochat::bpe {
 namespace {
@@ -32,7 +40,24 @@ namespace {
 constexpr uint32_t kBoundary = 0xFFFFFFFF;
 constexpr uint32_t kHole = 0xFFFFFFFE;
 constexpr uint32_t kNumBytes = 256;
-constexpr size_t kPrefetch = 16;  // visits ahead
+constexpr size_t kPrefetch = 32;        // visits ahead
+constexpr size_t kSharedVisits = 2048;  // of a merge that is worth waking the other threads for
+constexpr int kMaxThreads = 8;          // beyond, what one thread does alone decides
+
+struct Pair {
+  uint32_t left, right;
+  int64_t count;                    // weighted, exact
+  std::vector<uint32_t> positions;  // ascending starts of `left`; may hold places merged since
+};
+using Pairs = PairMap<Pair>;
+
+// What a thread has counted of a pair, and where its positions go.
+struct Tally {
+  uint32_t left, right;
+  int64_t weight = 0;
+  uint32_t num_positions = 0;
+  uint32_t* out = nullptr;
+};
 
 struct Candidate {
   int64_t count;
@@ -70,52 +95,99 @@ class WeightCursor {
   std::vector<WeightStep>::const_iterator step_, end_;
 };
 
-// What one merge sees on one side of the merged pairs, gathered by the neighbour's id.
+// What a thread sees on one side of the pairs it merges, by the neighbour's id.
 class Neighbours {
  public:
-  Neighbours() = default;
-  explicit Neighbours(size_t num_ids) : totals_(num_ids) {}
-
   struct Total {
     int64_t weight = 0;
     uint32_t num_seen = 0;
-    uint32_t pair = PairIndex::kNone;
-  };
-  struct Seen {
-    uint32_t id, position;
+    uint32_t offset = 0;      // of this thread's positions among those of the new pair
+    uint32_t* out = nullptr;  // where the positions of the new pair go; null if it is not kept
   };
 
+  void make_room(size_t num_ids) {
+    if (num_ids > totals_.size()) totals_.resize(num_ids);
+  }
   void add(uint32_t id, uint32_t position, int64_t weight) {
-    Total& total = totals_[id];
-    if (total.num_seen++ == 0) ids_.push_back(id);
-    total.weight += weight;
+    add(id, weight, 1);
     seen_.push_back({id, position});
+  }
+  void add(uint32_t id, int64_t weight, uint32_t num_seen) {
+    Total& total = totals_[id];
+    if (total.num_seen == 0) ids_.push_back(id);
+    total.weight += weight;
+    total.num_seen += num_seen;
+  }
+  void write_positions() {
+    for (const auto& [id, position] : seen_) {
+      if (uint32_t*& out = totals_[id].out; out != nullptr) *out++ = position;
+    }
   }
   void clear() {
     for (const uint32_t id : ids_) totals_[id] = Total{};
     ids_.clear();
     seen_.clear();
   }
+  // Adds the account of the thread that comes next.
+  void add_up(Neighbours& other) {
+    for (const uint32_t id : other.ids_) {
+      other.totals_[id].offset = totals_[id].num_seen;
+      add(id, other.totals_[id].weight, other.totals_[id].num_seen);
+    }
+  }
+  void set_out(uint32_t id, uint32_t* out) {
+    Total& total = totals_[id];
+    if (total.num_seen > 0 && out != nullptr) total.out = out + total.offset;
+  }
   [[nodiscard]] Total& operator[](uint32_t id) { return totals_[id]; }
   [[nodiscard]] const std::vector<uint32_t>& ids() const { return ids_; }
-  [[nodiscard]] const std::vector<Seen>& seen() const { return seen_; }
 
  private:
+  struct Seen {
+    uint32_t id, position;
+  };
+
   std::vector<Total> totals_;
   std::vector<uint32_t> ids_;
   std::vector<Seen> seen_;
 };
 
+// A thread's part of a merge.
+struct Share {
+  Neighbours left, right;
+  int64_t twin_weight = 0;      // of (id, id), id the new token
+  std::vector<uint32_t> twins;  // its positions
+
+  void make_room(size_t num_ids) {
+    left.make_room(num_ids);
+    right.make_room(num_ids);
+  }
+  // Adds the account of the thread that comes next.
+  void add_up(Share& other) {
+    left.add_up(other.left);
+    right.add_up(other.right);
+    twin_weight += other.twin_weight;
+    twins.insert(twins.end(), other.twins.begin(), other.twins.end());
+  }
+  void write_positions_and_clear() {
+    for (Neighbours* side : {&left, &right}) {
+      side->write_positions();
+      side->clear();
+    }
+    twin_weight = 0;
+    twins.clear();
+  }
+};
+
 class MergeLoop {
  public:
-  MergeLoop(std::vector<WeightedPiece> pieces, size_t num_merges) {
+  MergeLoop(std::vector<WeightedPiece> pieces, size_t num_merges, int num_threads)
+      : team_(std::min(num_threads, kMaxThreads)), shares_(team_.size()) {
     std::erase_if(pieces, [](const WeightedPiece& piece) { return piece.bytes.size() < 2; });
     std::sort(pieces.begin(), pieces.end(),
               [](const WeightedPiece& a, const WeightedPiece& b) { return a.count > b.count; });
     lay_out(pieces);
     num_merges_ = std::min(num_merges, symbols_.size());  // each merge takes at least one symbol
-    left_ = Neighbours(kNumBytes + num_merges_);
-    right_ = Neighbours(kNumBytes + num_merges_);
     length_.assign(kNumBytes, 1);
     // The last of n merges is seen about (weighted bytes / n) / 70 times in natural text; half of
     // that leaves out most pairs and rarely asks for a second indexing.
@@ -128,7 +200,7 @@ class MergeLoop {
     while (merges.size() < num_merges_) {
       training.check();
       const uint32_t best = pop_best();
-      if (best == PairIndex::kNone) {
+      if (best == Pairs::kNone) {
         if (floor_ == 1) break;
         floor_ = std::max<int64_t>(1, floor_ / 8);
         index_pairs();
@@ -149,23 +221,40 @@ class MergeLoop {
       throw std::length_error("train_bpe: distinct pieces must be below 4 GiB in all, got " +
                               std::to_string(num_cells) + " bytes");
     }
-    symbols_.reserve(num_cells);
-    symbols_.push_back(kBoundary);
+    symbols_ = HugeArray<uint32_t>(num_cells);
+    uint32_t end = 0;
+    symbols_[end++] = kBoundary;
     for (const WeightedPiece& piece : pieces) {
-      for (const char byte : piece.bytes) symbols_.push_back(static_cast<unsigned char>(byte));
-      symbols_.push_back(kBoundary);
-      const auto end = static_cast<uint32_t>(symbols_.size());
-      if (steps_.empty() || steps_.back().weight != piece.count)
+      for (const char byte : piece.bytes) symbols_[end++] = static_cast<unsigned char>(byte);
+      symbols_[end++] = kBoundary;
+      if (steps_.empty() || steps_.back().weight != piece.count) {
         steps_.push_back({end, piece.count});
+      }
       steps_.back().end = end;
       total_weight_ += piece.count * static_cast<int64_t>(piece.bytes.size());
     }
   }
 
-  // visit(left, right, position) for every adjacent pair of tokens, in order.
+  // Calls body(share number) for shares 0 to num_shares - 1, at once if there are several.
+  template <typename Body>
+  void for_shares(size_t num_shares, Body&& body) {
+    if (num_shares == 1) return body(size_t{0});
+    team_.run([&](size_t thread) {
+      if (thread < num_shares) body(thread);
+    });
+  }
+
+  // visit(left, right, position) for every adjacent pair of tokens in a share of the cells, in
+  // order. Shares begin and end at boundaries of pieces.
   template <typename Visit>
-  void for_each_pair(Visit&& visit) const {
-    for (size_t i = 0; i + 1 < symbols_.size();) {
+  void for_each_pair(size_t share, Visit&& visit) const {
+    const auto boundary_from = [&](size_t cell) {
+      while (cell < symbols_.size() && symbols_[cell] != kBoundary) ++cell;
+      return cell;
+    };
+    size_t i = boundary_from(symbols_.size() * share / shares_.size());
+    const size_t end = boundary_from(symbols_.size() * (share + 1) / shares_.size());
+    while (i < end) {
       const uint32_t left = symbols_[i];
       const size_t next = i + (left == kBoundary ? 1 : length_[left]);
       if (left != kBoundary && symbols_[next] != kBoundary) {
@@ -177,46 +266,64 @@ class MergeLoop {
 
   // Finds all pairs with a count of at least floor_ and their positions.
   void index_pairs() {
-    struct Tally {
-      int64_t weight = 0;
-      uint32_t num_positions = 0;
-    };
-    PairIndex all;
-    std::vector<Tally> tallies;
-    WeightCursor weights(steps_);
-    for_each_pair([&](uint32_t left, uint32_t right, uint32_t position) {
-      uint32_t pair = all.find(left, right);
-      if (pair == PairIndex::kNone) {
-        pair = all.insert({.left = left, .right = right, .positions = {}});
-        tallies.emplace_back();
-      }
-      tallies[pair].weight += weights.at(position);
-      ++tallies[pair].num_positions;
+    std::vector<PairMap<Tally>> tallies(shares_.size());
+    for_shares(shares_.size(), [&](size_t share) {
+      PairMap<Tally>& mine = tallies[share];
+      WeightCursor weights(steps_);
+      for_each_pair(share, [&](uint32_t left, uint32_t right, uint32_t position) {
+        uint32_t pair = mine.find(left, right);
+        if (pair == mine.kNone) pair = mine.insert(left, right, {.left = left, .right = right});
+        mine[pair].weight += weights.at(position);
+        ++mine[pair].num_positions;
+      });
     });
-    pairs_ = PairIndex();
-    heap_ = {};
-    for (size_t i = 0; i < tallies.size(); ++i) {
-      const Pair& pair = all.pairs()[i];
-      add_pair(pair.left, pair.right, tallies[i].weight, tallies[i].num_positions);
+
+    PairMap<Tally> all;
+    for (PairMap<Tally>& mine : tallies) {
+      for (uint32_t i = 0; i < mine.size(); ++i) {
+        const Tally& tally = mine[i];
+        uint32_t pair = all.find(tally.left, tally.right);
+        if (pair == all.kNone) {
+          pair = all.insert(tally.left, tally.right, {.left = tally.left, .right = tally.right});
+        }
+        all[pair].weight += tally.weight;
+        all[pair].num_positions += tally.num_positions;
+      }
     }
-    for_each_pair([&](uint32_t left, uint32_t right, uint32_t position) {
-      const uint32_t pair = pairs_.find(left, right);
-      if (pair != PairIndex::kNone) pairs_[pair].positions.push_back(position);
+    pairs_ = Pairs();
+    heap_ = {};
+    for (uint32_t pair = 0; pair < all.size(); ++pair) {
+      Tally& tally = all[pair];
+      tally.out = add_pair(tally.left, tally.right, tally.weight, tally.num_positions);
+    }
+    for (PairMap<Tally>& mine : tallies) {
+      for (uint32_t pair = 0; pair < mine.size(); ++pair) {
+        uint32_t*& next = all[all.find(mine[pair].left, mine[pair].right)].out;
+        mine[pair].out = next;
+        if (next != nullptr) next += mine[pair].num_positions;
+      }
+    }
+    for_shares(shares_.size(), [&](size_t share) {
+      PairMap<Tally>& mine = tallies[share];
+      for_each_pair(share, [&](uint32_t left, uint32_t right, uint32_t position) {
+        if (uint32_t*& out = mine[mine.find(left, right)].out; out != nullptr) *out++ = position;
+      });
     });
   }
 
-  uint32_t add_pair(uint32_t left, uint32_t right, int64_t count, uint32_t num_positions) {
-    if (count < floor_) return PairIndex::kNone;
-    const uint32_t pair =
-        pairs_.insert({.left = left, .right = right, .count = count, .positions = {}});
-    pairs_[pair].positions.reserve(num_positions);
-    heap_.push({count, left, right, pair});
-    return pair;
+  // Returns where its positions go, or null if the count is below floor_.
+  uint32_t* add_pair(uint32_t left, uint32_t right, int64_t count, uint32_t num_positions) {
+    if (count < floor_) return nullptr;
+    Pair pair{.left = left, .right = right, .count = count, .positions = {}};
+    pair.positions.resize(num_positions);
+    uint32_t* const out = pair.positions.data();
+    heap_.push({count, left, right, pairs_.insert(left, right, std::move(pair))});
+    return out;
   }
 
   void take_from_pair(uint32_t left, uint32_t right, int64_t weight) {
     const uint32_t pair = pairs_.find(left, right);
-    if (pair != PairIndex::kNone) pairs_[pair].count -= weight;
+    if (pair != Pairs::kNone) pairs_[pair].count -= weight;
   }
 
   // The most frequent pair, or kNone when none reaches floor_.
@@ -234,7 +341,20 @@ class MergeLoop {
         return top.pair;
       }
     }
-    return PairIndex::kNone;
+    return Pairs::kNone;
+  }
+
+  // Where the share of a merge begins: at the first position of a piece.
+  size_t first_of_share(const std::vector<uint32_t>& positions, size_t share,
+                        size_t num_shares) const {
+    size_t k = positions.size() * share / num_shares;
+    const auto begins_piece = [&] {
+      uint32_t cell = positions[k];
+      while (cell > positions[k - 1] && symbols_[cell] != kBoundary) --cell;
+      return cell > positions[k - 1];
+    };
+    while (k > 0 && k < positions.size() && !begins_piece()) ++k;
+    return k;
   }
 
   // Replaces every occurrence of the pair, left to right, by a new id, and updates all counts.
@@ -242,17 +362,64 @@ class MergeLoop {
     const uint32_t a = pairs_[best].left;
     const uint32_t b = pairs_[best].right;
     const std::vector<uint32_t> positions = std::move(pairs_[best].positions);
-    const uint32_t length_a = length_[a];
-    const uint32_t length_ab = length_a + length_[b];
     const auto id = static_cast<uint32_t>(length_.size());
-    length_.push_back(length_ab);
+    length_.push_back(length_[a] + length_[b]);
 
-    int64_t twin_weight = 0;  // of (id, id)
-    std::vector<uint32_t> twins;
+    const size_t num_shares = positions.size() < kSharedVisits ? 1 : shares_.size();
+    std::vector<size_t> firsts(num_shares + 1, positions.size());
+    for (size_t share = 0; share < num_shares; ++share) {
+      firsts[share] = first_of_share(positions, share, num_shares);
+      shares_[share].make_room(id);
+    }
+    for_shares(num_shares, [&](size_t share) {
+      const size_t first = firsts[share];
+      merge({positions.data() + first, firsts[share + 1] - first}, a, b, id, shares_[share]);
+    });
+    Share& all = shares_[0];
+    for (size_t share = 1; share < num_shares; ++share) all.add_up(shares_[share]);
+
+    for (const uint32_t before : all.left.ids()) {
+      take_from_pair(before, a, all.left[before].weight);
+    }
+    for (const uint32_t after : all.right.ids()) {
+      take_from_pair(b, after, all.right[after].weight);
+    }
+    pairs_[best].count = 0;
+    // (id, a) was counted where the second of two adjacent occurrences had not been merged yet.
+    if (all.twin_weight != 0) all.right[a].weight -= all.twin_weight;
+
+    for (const uint32_t before : all.left.ids()) {
+      const Neighbours::Total& total = all.left[before];
+      uint32_t* const places = add_pair(before, id, total.weight, total.num_seen);
+      for (size_t share = 0; share < num_shares; ++share) {
+        shares_[share].left.set_out(before, places);
+      }
+    }
+    for (const uint32_t after : all.right.ids()) {
+      const Neighbours::Total& total = all.right[after];
+      uint32_t* const places = add_pair(id, after, total.weight, total.num_seen);
+      for (size_t share = 0; share < num_shares; ++share) {
+        shares_[share].right.set_out(after, places);
+      }
+    }
+    if (uint32_t* const places =
+            add_pair(id, id, all.twin_weight, static_cast<uint32_t>(all.twins.size()));
+        places != nullptr) {
+      std::copy(all.twins.begin(), all.twins.end(), places);
+    }
+    for_shares(num_shares, [&](size_t share) { shares_[share].write_positions_and_clear(); });
+  }
+
+  // Merges at the positions that are still good; what it sees goes into the share.
+  void merge(std::span<const uint32_t> positions, uint32_t a, uint32_t b, uint32_t id,
+             Share& share) {
+    const uint32_t length_a = length_[a];
+    const uint32_t length_ab = length_[id];
     WeightCursor weights(steps_);
     for (size_t k = 0; k < positions.size(); ++k) {
-      if (k + kPrefetch < positions.size())
+      if (k + kPrefetch < positions.size()) {
         __builtin_prefetch(&symbols_[positions[k + kPrefetch]], 1);
+      }
       const uint32_t i = positions[k];
       if (symbols_[i] != a || symbols_[i + length_a] != b) continue;
       symbols_[i + length_a - 1] = kHole;
@@ -263,53 +430,35 @@ class MergeLoop {
       const uint32_t before = symbols_[i - 1];
       const uint32_t after = symbols_[i + length_ab];
       if (before == id) {
-        twin_weight += weight;
-        twins.push_back(i - length_ab);
+        share.twin_weight += weight;
+        share.twins.push_back(i - length_ab);
       } else if (before != kBoundary) {
-        left_.add(before, i - length_[before], weight);
+        share.left.add(before, i - length_[before], weight);
       }
-      if (after != kBoundary) right_.add(after, i, weight);
-    }
-
-    for (const uint32_t before : left_.ids()) take_from_pair(before, a, left_[before].weight);
-    for (const uint32_t after : right_.ids()) take_from_pair(b, after, right_[after].weight);
-    pairs_[best].count = 0;
-    // (id, a) was counted where the second of two adjacent occurrences had not been merged yet.
-    if (twin_weight != 0) right_[a].weight -= twin_weight;
-
-    for (const uint32_t before : left_.ids()) {
-      left_[before].pair = add_pair(before, id, left_[before].weight, left_[before].num_seen);
-    }
-    for (const uint32_t after : right_.ids()) {
-      right_[after].pair = add_pair(id, after, right_[after].weight, right_[after].num_seen);
-    }
-    const uint32_t twin = add_pair(id, id, twin_weight, 0);
-    if (twin != PairIndex::kNone) pairs_[twin].positions = std::move(twins);
-    for (Neighbours* side : {&left_, &right_}) {
-      for (const auto& [neighbour, position] : side->seen()) {
-        const uint32_t pair = (*side)[neighbour].pair;
-        if (pair != PairIndex::kNone) pairs_[pair].positions.push_back(position);
-      }
-      side->clear();
+      if (after != kBoundary) share.right.add(after, i, weight);
     }
   }
 
+  Team team_;
+  std::vector<Share> shares_;  // one for each thread
   size_t num_merges_ = 0;
-  std::vector<uint32_t> symbols_;
+  HugeArray<uint32_t> symbols_;
   std::vector<WeightStep> steps_;
   std::vector<uint32_t> length_;  // bytes of a token
   int64_t total_weight_ = 0;
   int64_t floor_ = 1;
-  PairIndex pairs_;
+  Pairs pairs_;
   std::priority_queue<Candidate, std::vector<Candidate>, ComesLater> heap_;
-  Neighbours left_, right_;
 };
 
 }  // namespace
 
 std::vector<Merge> learn_merges(std::vector<WeightedPiece> pieces, size_t num_merges,
-                                Training& training) {
-  return MergeLoop(std::move(pieces), num_merges).run(training);
+                                int num_threads, Training& training,
+                                const std::function<void()>& release_pieces) {
+  MergeLoop loop(std::move(pieces), num_merges, num_threads);
+  release_pieces();
+  return loop.run(training);
 }
 
 }  // namespace nanochat::bpe

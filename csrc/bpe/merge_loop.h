@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string_view>
 #include <vector>
 
@@ -19,8 +20,10 @@ struct WeightedPiece {
 };
 
 // At most `num_merges` merges; fewer when no pair is left. Deterministic: it depends on the
-// multiset of pieces alone, not on their order.
-[[nodiscard]] std::vector<Merge> learn_merges(std::vector<WeightedPiece> pieces, size_t num_merges,
-                                              Training& training);
+// multiset of pieces alone, neither on their order nor on the number of threads. `release_pieces`
+// is called when their bytes are not needed any more, which is before the memory for pairs is.
+[[nodiscard]] std::vector<Merge> learn_merges(
+    std::vector<WeightedPiece> pieces, size_t num_merges, int num_threads, Training& training,
+    const std::function<void()>& release_pieces = [] {});
 
 }  // namespace nanochat::bpe

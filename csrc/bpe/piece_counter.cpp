@@ -21,7 +21,7 @@ constexpr size_t kInitialSlots = 1 << 12;
 }  // namespace
 
 // Written word by word: a slot returned by value is stored in halves, loaded whole and stalls.
-inline void PieceCounter::make_key(std::string_view piece, const char* readable_end, Slot& key) {
+inline void PieceTable::make_key(std::string_view piece, const char* readable_end, Slot& key) {
   key.count = 1;
   if (piece.size() > kShortBytes) {
     key.word[0] = 0;
@@ -35,21 +35,25 @@ inline void PieceCounter::make_key(std::string_view piece, const char* readable_
   key.hash = words.hash();
 }
 
-PieceCounter::PieceCounter(Splitter splitter) : splitter_(splitter), slots_(kInitialSlots) {}
+PieceTable::PieceTable() : slots_(kInitialSlots) {}
 
-std::string_view PieceCounter::piece_of(const Slot& slot) const {
+std::string_view PieceTable::piece_of(const Slot& slot) const {
   const uint64_t tag = slot.word[1] >> kTagShift;
   if (tag == kLong) return std::string_view(arena_).substr(slot.word[0], slot.word[1] & ~kTagMask);
   return {reinterpret_cast<const char*>(slot.word), static_cast<size_t>(tag)};
 }
 
-bool PieceCounter::holds(const Slot& slot, const Slot& key, std::string_view piece) const {
+bool PieceTable::holds(const Slot& slot, const Slot& key, std::string_view piece) const {
   if (slot.hash != key.hash || slot.word[1] != key.word[1]) return false;
   return (key.word[1] >> kTagShift) == kLong ? piece_of(slot) == piece
                                              : slot.word[0] == key.word[0];
 }
 
-void PieceCounter::add(const Slot& key, std::string_view piece) {
+void PieceTable::prefetch(uint64_t hash) const {
+  __builtin_prefetch(&slots_[hash & (slots_.size() - 1)], 1);
+}
+
+void PieceTable::add(const Slot& key, std::string_view piece) {
   const size_t mask = slots_.size() - 1;
   size_t i = key.hash & mask;
   for (; !slots_[i].is_free(); i = (i + 1) & mask) {
@@ -66,36 +70,49 @@ void PieceCounter::add(const Slot& key, std::string_view piece) {
   ++size_;
 }
 
-void PieceCounter::reserve(size_t num_more) {
+void PieceTable::reserve(size_t num_more) {
   const size_t needed = (size_ + num_more) * 3 / 2;  // at most two thirds full
   if (needed <= slots_.size()) return;
-  std::vector<Slot> old = std::exchange(slots_, std::vector<Slot>(std::bit_ceil(needed)));
+  const HugeArray<Slot> old = std::exchange(slots_, HugeArray<Slot>(std::bit_ceil(needed)));
   const size_t mask = slots_.size() - 1;
-  for (const Slot& slot : old) {
-    if (slot.is_free()) continue;
-    size_t i = slot.hash & mask;
+  for (size_t k = 0; k < old.size(); ++k) {
+    if (old[k].is_free()) continue;
+    size_t i = old[k].hash & mask;
     while (!slots_[i].is_free()) i = (i + 1) & mask;
-    slots_[i] = slot;
+    slots_[i] = old[k];
+  }
+}
+
+void PieceTable::absorb(const PieceTable& other) {
+  std::array<const Slot*, kBatch> batch;
+  for (size_t i = 0; i < other.slots_.size();) {
+    size_t n = 0;
+    for (; n < kBatch && i < other.slots_.size(); ++i) {
+      if (!other.slots_[i].is_free()) batch[n++] = &other.slots_[i];
+    }
+    reserve(n);
+    for (size_t k = 0; k < n; ++k) prefetch(batch[k]->hash);
+    for (size_t k = 0; k < n; ++k) add(*batch[k], other.piece_of(*batch[k]));
   }
 }
 
 void PieceCounter::add_text(std::string_view text, Training& training) {
   std::array<size_t, kBatch> ends;
-  std::array<Slot, kBatch> keys;
+  std::array<PieceTable::Slot, kBatch> keys;
   const char* const readable_end = text.data() + text.size();
   size_t begin = 0, reported = 0;
   for (size_t n = kBatch; n == kBatch;) {
     n = pretokenize(splitter_, text, begin, ends);
-    reserve(n);
-    const size_t mask = slots_.size() - 1;
+    for (PieceTable& part : parts_) part.reserve(n);
     size_t piece_begin = begin;
     for (size_t i = 0; i < n; ++i) {
-      make_key({text.data() + piece_begin, ends[i] - piece_begin}, readable_end, keys[i]);
-      __builtin_prefetch(&slots_[keys[i].hash & mask], 1);
+      PieceTable::make_key({text.data() + piece_begin, ends[i] - piece_begin}, readable_end,
+                           keys[i]);
+      part_of(keys[i].hash).prefetch(keys[i].hash);
       piece_begin = ends[i];
     }
     for (size_t i = 0; i < n; ++i) {
-      add(keys[i], {text.data() + begin, ends[i] - begin});
+      part_of(keys[i].hash).add(keys[i], {text.data() + begin, ends[i] - begin});
       begin = ends[i];
     }
     if (begin - reported >= kReportBytes || n < kBatch) {
@@ -104,15 +121,6 @@ void PieceCounter::add_text(std::string_view text, Training& training) {
       training.check();
       reported = begin;
     }
-  }
-}
-
-void PieceCounter::absorb(const PieceCounter& other, size_t part, size_t num_parts) {
-  for (const Slot& slot : other.slots_) {
-    // The low bits choose the slot, so the part comes from the high ones.
-    if (slot.is_free() || (slot.hash >> 32) % num_parts != part) continue;
-    reserve(1);
-    add(slot, other.piece_of(slot));
   }
 }
 

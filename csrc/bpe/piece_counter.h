@@ -11,33 +11,32 @@
 #include <string_view>
 #include <vector>
 
+#include "bpe/huge_array.h"
 #include "bpe/pretokenize.h"
 #include "bpe/training.h"
 
 namespace nanochat::bpe {
 
-class PieceCounter {
+class PieceTable {
  public:
-  explicit PieceCounter(Splitter splitter);
+  PieceTable();
 
-  // Counts the pieces of one text.
-  void add_text(std::string_view text, Training& training);
-
-  // Adds the pieces of `other` whose hash falls to `part` of `num_parts`: counters of several
-  // threads are merged in parallel, one part for each thread.
-  void absorb(const PieceCounter& other, size_t part, size_t num_parts);
+  // Adds the pieces of `other`.
+  void absorb(const PieceTable& other);
 
   [[nodiscard]] size_t size() const { return size_; }
 
   // fn(std::string_view piece, int64_t count) for every distinct piece, in no useful order.
   template <typename Fn>
   void for_each(Fn&& fn) const {
-    for (const Slot& slot : slots_) {
-      if (!slot.is_free()) fn(piece_of(slot), slot.count);
+    for (size_t i = 0; i < slots_.size(); ++i) {
+      if (!slots_[i].is_free()) fn(piece_of(slots_[i]), slots_[i].count);
     }
   }
 
  private:
+  friend class PieceCounter;
+
   // word[1]'s top byte is the length, 1..15, of a piece stored in the 15 bytes before it, or kLong:
   // then word[0] is the offset in the arena and the rest of word[1] the length. 0 marks a free
   // slot.
@@ -52,13 +51,34 @@ class PieceCounter {
   static void make_key(std::string_view piece, const char* readable_end, Slot& key);
   [[nodiscard]] std::string_view piece_of(const Slot& slot) const;
   [[nodiscard]] bool holds(const Slot& slot, const Slot& key, std::string_view piece) const;
+  void prefetch(uint64_t hash) const;
   void add(const Slot& key, std::string_view piece);
   void reserve(size_t num_more);
 
-  Splitter splitter_;
-  std::vector<Slot> slots_;  // a power of two
+  HugeArray<Slot> slots_;  // a power of two
   std::string arena_;
   size_t size_ = 0;
+};
+
+// Counts the pieces of texts, in parts by hash: so that each thread can combine one part of the
+// counters of all threads.
+class PieceCounter {
+ public:
+  PieceCounter(Splitter splitter, size_t num_parts) : splitter_(splitter), parts_(num_parts) {}
+
+  // Counts the pieces of one text.
+  void add_text(std::string_view text, Training& training);
+
+  [[nodiscard]] PieceTable& part(size_t part) { return parts_[part]; }
+
+ private:
+  // Slots are chosen by the low bits of the hash, so the part comes from the high ones.
+  [[nodiscard]] PieceTable& part_of(uint64_t hash) {
+    return parts_[((hash >> 32) * parts_.size()) >> 32];
+  }
+
+  Splitter splitter_;
+  std::vector<PieceTable> parts_;
 };
 
 }  // namespace nanochat::bpe

@@ -9,13 +9,14 @@
 
 namespace nanochat::bpe {
 
-Trainer::Trainer(Splitter splitter, int num_threads, Training& training)
-    : splitter_(splitter), training_(training) {
+Trainer::Trainer(Splitter splitter, int num_threads, Training& training) : training_(training) {
   if (num_threads < 1) {
     throw std::invalid_argument("train_bpe: num_threads must be at least 1, got " +
                                 std::to_string(num_threads));
   }
-  counters_.assign(static_cast<size_t>(num_threads), PieceCounter(splitter));
+  for (int thread = 0; thread < num_threads; ++thread) {
+    counters_.emplace_back(splitter, static_cast<size_t>(num_threads));
+  }
   utf8_.resize(counters_.size());
 }
 
@@ -47,27 +48,28 @@ void Trainer::count(const Text& text, size_t index, size_t thread) {
   }
 }
 
-void Trainer::combine_counters() {
-  if (counters_.size() == 1) return;
-  std::vector<PieceCounter> combined(counters_.size(), PieceCounter(splitter_));
-  for_each_thread([&](size_t thread) {
-    for (const PieceCounter& counter : counters_) {
-      combined[thread].absorb(counter, thread, combined.size());
+std::vector<PieceTable> Trainer::combine_counters() {
+  std::vector<PieceTable> parts(counters_.size());
+  for_each_thread([&](size_t part) {
+    parts[part] = std::move(counters_[0].part(part));
+    for (size_t other = 1; other < counters_.size(); ++other) {
+      parts[part].absorb(counters_[other].part(part));
+      counters_[other].part(part) = PieceTable();
     }
   });
-  counters_ = std::move(combined);
+  return parts;
 }
 
 std::vector<std::string> Trainer::train(int64_t vocab_size) {
-  combine_counters();
+  std::vector<PieceTable> parts = combine_counters();
   std::vector<WeightedPiece> pieces;
-  for (const PieceCounter& counter : counters_) {
-    counter.for_each(
-        [&](std::string_view piece, int64_t count) { pieces.push_back({piece, count}); });
+  for (const PieceTable& part : parts) {
+    part.for_each([&](std::string_view piece, int64_t count) { pieces.push_back({piece, count}); });
   }
   const auto num_merges = static_cast<size_t>(vocab_size - kMinVocabSize);
-  const std::vector<Merge> merges = learn_merges(std::move(pieces), num_merges, training_);
-  counters_.clear();
+  const std::vector<Merge> merges =
+      learn_merges(std::move(pieces), num_merges, static_cast<int>(counters_.size()), training_,
+                   [&] { parts.clear(); });
 
   std::vector<std::string> tokens;
   tokens.reserve(static_cast<size_t>(kMinVocabSize) + merges.size());

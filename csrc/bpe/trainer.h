@@ -35,11 +35,10 @@ class Trainer {
  private:
   void for_each_thread(const std::function<void(size_t thread)>& body) const;
   void count(const Text& text, size_t index, size_t thread);
-  void combine_counters();
+  [[nodiscard]] std::vector<PieceTable> combine_counters();
 
-  Splitter splitter_;
   Training& training_;
-  std::vector<PieceCounter> counters_;  // one for each thread; pieces are disjoint once combined
+  std::vector<PieceCounter> counters_;  // one for each thread
   std::vector<std::string> utf8_;       // one for each thread
   size_t num_texts_ = 0;
 };
