@@ -22,7 +22,7 @@ constexpr bpe::Splitter kSplitters[] = {bpe::Splitter::kNanochat, bpe::Splitter:
                                         bpe::Splitter::kGpt2, bpe::Splitter::kGpt4};
 constexpr std::string_view kAlphabets[] = {"ab", "ab ", "abcd  ", "xyz 1'\n\xC3\xA9"};
 constexpr size_t kRepeats[] = {1, 1, 1, 1, 2, 3, 100, 1000};
-constexpr size_t kMaxBytes = 400;
+constexpr size_t kMaxBytes = 250;
 constexpr int64_t kMaxVocabSize = 400;
 
 struct Document {
