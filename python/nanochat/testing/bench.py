@@ -22,15 +22,14 @@ Candidate = Callable[[], object]
 _L2_BYTES = 256 << 20  # more than the L2 of any GPU so far
 
 
+def host() -> dict[str, Any]:
+    """What the numbers of a run without torch depend on."""
+    return {"cpu": _cpu_name(), "python": platform.python_version(), "commit": _commit()}
+
+
 def machine(device: str) -> dict[str, Any]:
     """What the numbers of a run depend on."""
-    facts: dict[str, Any] = {
-        "cpu": _cpu_name(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "commit": _commit(),
-    }
+    facts = host() | {"threads": torch.get_num_threads(), "torch": torch.__version__}
     if device == "cuda":
         properties = torch.cuda.get_device_properties(0)
         facts |= {"gpu": properties.name, "cuda": torch.version.cuda, "clocks": _clocks()}

@@ -1,0 +1,78 @@
+"""Other packages' BPE, with our split pattern: trainers and encoders that stand beside ours.
+
+Packages are imported where they are used, since rustbpe and tokenizers are for tests alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from nanochat.tokenizer import SPLIT_PATTERN, Tokenizer
+from nanochat.tokenizer.interop import huggingface_json
+
+Encode = Callable[[Sequence[str]], list[Any]]
+MakeEncode = Callable[[Tokenizer], Encode]
+
+
+def train_rustbpe(documents: Sequence[str], vocab_size: int) -> list[bytes]:
+    """Tokens in the order of ids; RAYON_NUM_THREADS decides on threads."""
+    import rustbpe
+
+    tokenizer = rustbpe.Tokenizer()
+    tokenizer.train_from_iterator(iter(documents), vocab_size, pattern=SPLIT_PATTERN)
+    return [bytes(token) for token, _ in tokenizer.get_mergeable_ranks()]
+
+
+def train_tokenizers(documents: Sequence[str], vocab_size: int) -> list[str]:
+    """Tokens, spelled in GPT-2's letters for bytes. Those letters have another order than the
+    bytes, which decides among pairs that are equally frequent: not the tokens of rustbpe."""
+    import tokenizers
+    from tokenizers import models, pre_tokenizers, trainers
+
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    bytes_alone = Tokenizer([bytes([byte]) for byte in range(256)])
+    tokenizer.pre_tokenizer = _hugging_face(bytes_alone).pre_tokenizer
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(documents, trainer)
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
+    return sorted(vocabulary, key=vocabulary.__getitem__)
+
+
+def tiktoken_to_lists(ours: Tokenizer) -> Encode:
+    encoding = ours.to_tiktoken()
+    return lambda documents: [encoding.encode_ordinary(text) for text in documents]
+
+
+def tiktoken_to_numpy(ours: Tokenizer) -> Encode:
+    encoding = ours.to_tiktoken()
+    return lambda documents: [
+        encoding.encode_to_numpy(text, disallowed_special=()) for text in documents
+    ]
+
+
+def tokenizers_batch(ours: Tokenizer) -> Encode:
+    tokenizer = _hugging_face(ours)
+    return lambda documents: [
+        encoded.ids for encoded in tokenizer.encode_batch_fast(documents, add_special_tokens=False)
+    ]
+
+
+def ids_or_crash(encode: Encode, documents: Sequence[str]) -> list[list[int]] | None:
+    """Ids of each document; None if a Rust library panics, which is no ``Exception``."""
+    try:
+        return [list(map(int, ids)) for ids in encode(documents)]
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        return None
+
+
+def _hugging_face(ours: Tokenizer) -> Any:
+    import tokenizers
+
+    return tokenizers.Tokenizer.from_str(huggingface_json(ours))
