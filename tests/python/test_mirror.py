@@ -27,6 +27,7 @@ TESTED_ELSEWHERE = {
     "serve/routes.py": "serve/test_server.py",
     "speedrun.py": "../pipeline/test_speedrun.py",
     "tasks/base.py": "tasks/test_tinyworld.py",
+    "tokenizer/split.py": "tokenizer/test_bpe.py",
     "train/base.py": "train/test_stages.py",
     "train/base_eval.py": "../pipeline/test_speedrun.py",
     "train/chat_eval.py": "../pipeline/test_speedrun.py",

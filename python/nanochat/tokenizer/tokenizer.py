@@ -118,8 +118,9 @@ class Tokenizer:
         """
         if self._native_pattern:
             return self._encoder.encode(text)
-        ids, _ = self.encode_to_numpy([text], num_threads=1)
-        return ids.tolist()
+        flat, _ = self.encode_to_numpy([text], num_threads=1)
+        ids: list[int] = flat.tolist()
+        return ids
 
     def encode_batch(
         self, texts: Iterable[str | bytes], *, num_threads: int | None = None

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import re
+import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat.common.errors import UserError
@@ -68,6 +71,97 @@ def test_batch_keeps_the_order_of_texts(tokenizer: Tokenizer) -> None:
     assert tokenizer.encode_batch([]) == []
     with pytest.raises(ValueError, match="num_threads must be at least 1, got 0"):
         tokenizer.encode_batch(texts, num_threads=0)
+
+
+def test_ids_in_arrays(tokenizer: Tokenizer) -> None:
+    texts = ["Hello there, world. " * 40, "", "\u4f60\u597d", "caf\xe9 \U0001f600"] * 200
+    expected = [tokenizer.encode(text) for text in texts]
+    column = pa.chunked_array([pa.array(texts[:100]), pa.array(texts[100:])])
+    for num_threads, source in [(1, texts), (3, iter(texts)), (2, column)]:
+        ids, offsets = tokenizer.encode_to_numpy(source, num_threads=num_threads)
+        assert ids.dtype == tokenizer.dtype == np.uint16
+        assert offsets.dtype == np.int64
+        assert [ids[a:b].tolist() for a, b in itertools.pairwise(offsets)] == expected
+    ids, offsets = tokenizer.encode_to_numpy([])
+    assert (len(ids), offsets.tolist()) == (0, [0])
+
+
+def test_ids_beyond_16_bits() -> None:
+    pairs = [bytes([a, b]) for a in range(256) for b in range(256)]
+    most = Tokenizer([*(bytes([i]) for i in range(256)), *pairs[: (1 << 16) - MIN_VOCAB_SIZE]])
+    wide = Tokenizer([*(bytes([i]) for i in range(256)), *pairs])
+    text = "\u4e2d \uffee a" * 3
+    assert (most.vocab_size, most.dtype, wide.dtype) == (1 << 16, np.uint16, np.uint32)
+    for tokenizer in (most, wide):
+        assert tokenizer.encode_to_numpy([text])[0].dtype == tokenizer.dtype
+        assert tokenizer.encode(text) == tokenizer.to_tiktoken().encode_ordinary(text)
+    assert wide.encode(b"\xff\xff") == [256 + (1 << 16) - 1]
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=200))
+def test_any_bytes_come_back(tokenizer: Tokenizer, data: bytes) -> None:
+    assert tokenizer.decode_bytes(tokenizer.encode(data)) == data
+    assert tokenizer.encode_batch([data, data[1:]]) == [
+        tokenizer.encode(data),
+        tokenizer.encode(data[1:]),
+    ]
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_vocabulary_of_any_tokens_encodes_as_tiktoken(data: st.DataObject) -> None:
+    """Not only vocabularies that a training gives: pairs join whenever their bytes are a token."""
+    text = st.text("ab \u4e2d", min_size=1, max_size=12)
+    more = data.draw(st.lists(text.map(str.encode), unique=True, max_size=30))
+    single = [bytes([i]) for i in range(256)]
+    tokens = data.draw(st.permutations([t for t in more if len(t) > 1] + single))
+    tokenizer = Tokenizer(tokens)
+    sample = data.draw(st.text("ab \u4e2d1", max_size=300))
+    assert tokenizer.encode(sample) == tokenizer.to_tiktoken().encode_ordinary(sample)
+
+
+@pytest.mark.parametrize("length", [15, 16, 17, 31, 32, 33, 46, 47, 63, 64, 65, 66, 200, 5000])
+def test_pieces_of_any_length_encode_as_tiktoken(length: int) -> None:
+    rng = random.Random(length)
+    words = ["".join(rng.choices("abc", k=length)) for _ in range(20)]
+    tokenizer = Tokenizer.train([" ".join(words)], 400)
+    for text in [*words, "a" * length, " " + "ab" * length]:
+        for _ in range(2):  # the second time from the cache
+            assert tokenizer.encode(text) == tokenizer.to_tiktoken().encode_ordinary(text)
+
+
+def test_a_long_word_takes_linear_time(tokenizer: Tokenizer) -> None:
+    """About 0.5 s for 4 MB; quadratic work would take days."""
+    rng = random.Random(0)
+    for text in ["l" * 4_000_000, "".join(rng.choices("helo", k=4_000_000))]:
+        started = time.perf_counter()
+        ids, _ = tokenizer.encode_to_numpy([text], num_threads=1)
+        assert time.perf_counter() - started < 30
+        assert tokenizer.decode(ids.tolist()) == text
+
+
+def test_another_pattern_encodes_through_the_regex_package() -> None:
+    with pytest.warns(UserWarning, match="no native scanner"):
+        tokenizer = Tokenizer([*(bytes([i]) for i in range(256)), b"ab", b" a"], r"[a-z]+|[^a-z]")
+    texts = ["ab ab", "", "x\ud800ab", "caf\xe9 ab"]
+    encoding = tokenizer.to_tiktoken()
+    assert tokenizer.encode_batch(texts) == [encoding.encode_ordinary(text) for text in texts]
+    assert tokenizer.encode("ab ab") == [256, 32, 256]
+    assert tokenizer.decode_bytes(tokenizer.encode(b"ab\xff\xe4 ab")) == b"ab\xff\xe4 ab"
+
+
+@pytest.mark.parametrize("text", [None, 1, ["a"], pa.array(["a"])])
+def test_text_of_another_type_is_refused(tokenizer: Tokenizer, text: object) -> None:
+    with pytest.raises(TypeError, match="text must be str or bytes, got"):
+        tokenizer.encode(text)  # type: ignore[arg-type]
+
+
+def test_batch_with_another_type_names_it(tokenizer: Tokenizer) -> None:
+    with pytest.raises(TypeError, match="got int at index 1"):
+        tokenizer.encode_batch(["a", 3])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match=r"iterable of texts, got one str; pass \[text\]"):
+        tokenizer.encode_batch("text")
 
 
 def test_special_tokens_in_a_text_are_text(tokenizer: Tokenizer) -> None:
