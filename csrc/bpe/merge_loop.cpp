@@ -25,6 +25,7 @@
 #include "bpe/merge_loop.h"
 
 #include <algorithm>
+#include <memory>
 #include <queue>
 #include <span>
 #include <stdexcept>
@@ -46,10 +47,31 @@ constexpr int kMaxThreads = 8;          // beyond, what one thread does alone de
 
 struct Pair {
   uint32_t left, right;
-  int64_t count;                    // weighted, exact
-  std::vector<uint32_t> positions;  // ascending starts of `left`; may hold places merged since
+  int64_t count;                  // weighted, exact
+  std::span<uint32_t> positions;  // ascending starts of `left`; may hold places merged since
 };
 using Pairs = PairMap<Pair>;
+
+// Memory for positions, given back all at once: in total they are no more than the symbols are in
+// natural text, and memory that is never returned to anybody need not be fetched again.
+class Positions {
+ public:
+  std::span<uint32_t> allocate(size_t n) {
+    if (n > free_.size()) {
+      const size_t size = std::max(n, kChunk);
+      chunks_.push_back(allocate_huge<uint32_t>(size));
+      free_ = {chunks_.back().get(), size};
+    }
+    const std::span<uint32_t> taken = free_.first(n);
+    free_ = free_.subspan(n);
+    return taken;
+  }
+
+ private:
+  static constexpr size_t kChunk = size_t{1} << 19;  // 2 MB
+  std::vector<std::unique_ptr<uint32_t[], FreeMemory>> chunks_;
+  std::span<uint32_t> free_;
+};
 
 // What a thread has counted of a pair, and where its positions go.
 struct Tally {
@@ -95,60 +117,71 @@ class WeightCursor {
   std::vector<WeightStep>::const_iterator step_, end_;
 };
 
-// What a thread sees on one side of the pairs it merges, by the neighbour's id.
+// What a thread sees on one side of the pairs it merges. Neighbours are few in one merge: their
+// accounts stand close together, and what is kept for each id is four bytes.
 class Neighbours {
  public:
-  struct Total {
-    int64_t weight = 0;
+  struct Account {
+    uint32_t id;
     uint32_t num_seen = 0;
+    int64_t weight = 0;
     uint32_t offset = 0;      // of this thread's positions among those of the new pair
-    uint32_t* out = nullptr;  // where the positions of the new pair go; null if it is not kept
+    uint32_t* out = nullptr;  // where they go; null if the new pair is not kept
   };
 
-  void make_room(size_t num_ids) {
-    if (num_ids > totals_.size()) totals_.resize(num_ids);
-  }
+  void make_room(size_t num_ids) { number_of_.resize(std::max(num_ids, number_of_.size()), kNew); }
   void add(uint32_t id, uint32_t position, int64_t weight) {
-    add(id, weight, 1);
-    seen_.push_back({id, position});
+    const uint32_t number = open(id);
+    accounts_[number].weight += weight;
+    ++accounts_[number].num_seen;
+    seen_.push_back({number, position});
   }
-  void add(uint32_t id, int64_t weight, uint32_t num_seen) {
-    Total& total = totals_[id];
-    if (total.num_seen == 0) ids_.push_back(id);
-    total.weight += weight;
-    total.num_seen += num_seen;
+  // Adds the accounts of the thread that comes next.
+  void add_up(Neighbours& next) {
+    for (Account& theirs : next.accounts_) {
+      Account& sum = of(theirs.id);
+      theirs.offset = sum.num_seen;
+      sum.num_seen += theirs.num_seen;
+      sum.weight += theirs.weight;
+    }
+  }
+  // The id's account, opened if there is none.
+  [[nodiscard]] Account& of(uint32_t id) { return accounts_[open(id)]; }
+  // Says where the positions of the id's new pair begin, if the id was seen.
+  void set_places(uint32_t id, uint32_t* places) {
+    if (number_of_[id] == kNew || places == nullptr) return;
+    Account& account = accounts_[number_of_[id]];
+    account.out = places + account.offset;
   }
   void write_positions() {
-    for (const auto& [id, position] : seen_) {
-      if (uint32_t*& out = totals_[id].out; out != nullptr) *out++ = position;
+    for (const auto& [number, position] : seen_) {
+      if (uint32_t*& out = accounts_[number].out; out != nullptr) *out++ = position;
     }
   }
   void clear() {
-    for (const uint32_t id : ids_) totals_[id] = Total{};
-    ids_.clear();
+    for (const Account& account : accounts_) number_of_[account.id] = kNew;
+    accounts_.clear();
     seen_.clear();
   }
-  // Adds the account of the thread that comes next.
-  void add_up(Neighbours& other) {
-    for (const uint32_t id : other.ids_) {
-      other.totals_[id].offset = totals_[id].num_seen;
-      add(id, other.totals_[id].weight, other.totals_[id].num_seen);
-    }
-  }
-  void set_out(uint32_t id, uint32_t* out) {
-    Total& total = totals_[id];
-    if (total.num_seen > 0 && out != nullptr) total.out = out + total.offset;
-  }
-  [[nodiscard]] Total& operator[](uint32_t id) { return totals_[id]; }
-  [[nodiscard]] const std::vector<uint32_t>& ids() const { return ids_; }
+  [[nodiscard]] const std::vector<Account>& accounts() const { return accounts_; }
 
  private:
+  static constexpr uint32_t kNew = 0xFFFFFFFF;
   struct Seen {
-    uint32_t id, position;
+    uint32_t number, position;
   };
 
-  std::vector<Total> totals_;
-  std::vector<uint32_t> ids_;
+  uint32_t open(uint32_t id) {
+    uint32_t& number = number_of_[id];
+    if (number == kNew) {
+      number = static_cast<uint32_t>(accounts_.size());
+      accounts_.push_back({.id = id});
+    }
+    return number;
+  }
+
+  std::vector<uint32_t> number_of_;  // by id
+  std::vector<Account> accounts_;
   std::vector<Seen> seen_;
 };
 
@@ -292,6 +325,7 @@ class MergeLoop {
     }
     pairs_ = Pairs();
     heap_ = {};
+    positions_ = {};
     for (uint32_t pair = 0; pair < all.size(); ++pair) {
       Tally& tally = all[pair];
       tally.out = add_pair(tally.left, tally.right, tally.weight, tally.num_positions);
@@ -314,16 +348,25 @@ class MergeLoop {
   // Returns where its positions go, or null if the count is below floor_.
   uint32_t* add_pair(uint32_t left, uint32_t right, int64_t count, uint32_t num_positions) {
     if (count < floor_) return nullptr;
-    Pair pair{.left = left, .right = right, .count = count, .positions = {}};
-    pair.positions.resize(num_positions);
-    uint32_t* const out = pair.positions.data();
-    heap_.push({count, left, right, pairs_.insert(left, right, std::move(pair))});
-    return out;
+    const std::span<uint32_t> places = positions_.allocate(num_positions);
+    const Pair pair{.left = left, .right = right, .count = count, .positions = places};
+    heap_.push({count, left, right, pairs_.insert(left, right, pair)});
+    return places.data();
   }
 
-  void take_from_pair(uint32_t left, uint32_t right, int64_t weight) {
-    const uint32_t pair = pairs_.find(left, right);
-    if (pair != Pairs::kNone) pairs_[pair].count -= weight;
+  // Takes what it has seen of each neighbour from the count of the pair with it. Two steps, so that
+  // the misses of all neighbours are in flight together.
+  template <typename PairWith>
+  void take_from_pairs(const Neighbours& side, PairWith&& pair_with) {
+    for (const Neighbours::Account& account : side.accounts()) {
+      const auto [left, right] = pair_with(account.id);
+      pairs_.prefetch(left, right);
+    }
+    for (const Neighbours::Account& account : side.accounts()) {
+      const auto [left, right] = pair_with(account.id);
+      const uint32_t pair = pairs_.find(left, right);
+      if (pair != Pairs::kNone) pairs_[pair].count -= account.weight;
+    }
   }
 
   // The most frequent pair, or kNone when none reaches floor_.
@@ -332,9 +375,8 @@ class MergeLoop {
       Candidate top = heap_.top();
       heap_.pop();
       const int64_t count = pairs_[top.pair].count;
-      if (count < floor_) {
-        pairs_[top.pair].positions = {};
-      } else if (count < top.count) {
+      if (count < floor_) continue;
+      if (count < top.count) {
         top.count = count;
         heap_.push(top);
       } else {
@@ -345,7 +387,7 @@ class MergeLoop {
   }
 
   // Where the share of a merge begins: at the first position of a piece.
-  size_t first_of_share(const std::vector<uint32_t>& positions, size_t share,
+  size_t first_of_share(std::span<const uint32_t> positions, size_t share,
                         size_t num_shares) const {
     size_t k = positions.size() * share / num_shares;
     const auto begins_piece = [&] {
@@ -361,7 +403,7 @@ class MergeLoop {
   void apply(uint32_t best) {
     const uint32_t a = pairs_[best].left;
     const uint32_t b = pairs_[best].right;
-    const std::vector<uint32_t> positions = std::move(pairs_[best].positions);
+    const std::span<const uint32_t> positions = pairs_[best].positions;
     const auto id = static_cast<uint32_t>(length_.size());
     length_.push_back(length_[a] + length_[b]);
 
@@ -373,33 +415,27 @@ class MergeLoop {
     }
     for_shares(num_shares, [&](size_t share) {
       const size_t first = firsts[share];
-      merge({positions.data() + first, firsts[share + 1] - first}, a, b, id, shares_[share]);
+      merge(positions.subspan(first, firsts[share + 1] - first), a, b, id, shares_[share]);
     });
     Share& all = shares_[0];
     for (size_t share = 1; share < num_shares; ++share) all.add_up(shares_[share]);
 
-    for (const uint32_t before : all.left.ids()) {
-      take_from_pair(before, a, all.left[before].weight);
-    }
-    for (const uint32_t after : all.right.ids()) {
-      take_from_pair(b, after, all.right[after].weight);
-    }
+    take_from_pairs(all.left, [a](uint32_t before) { return Merge{before, a}; });
+    take_from_pairs(all.right, [b](uint32_t after) { return Merge{b, after}; });
     pairs_[best].count = 0;
     // (id, a) was counted where the second of two adjacent occurrences had not been merged yet.
-    if (all.twin_weight != 0) all.right[a].weight -= all.twin_weight;
+    if (all.twin_weight != 0) all.right.of(a).weight -= all.twin_weight;
 
-    for (const uint32_t before : all.left.ids()) {
-      const Neighbours::Total& total = all.left[before];
-      uint32_t* const places = add_pair(before, id, total.weight, total.num_seen);
+    for (const Neighbours::Account& account : all.left.accounts()) {
+      uint32_t* const places = add_pair(account.id, id, account.weight, account.num_seen);
       for (size_t share = 0; share < num_shares; ++share) {
-        shares_[share].left.set_out(before, places);
+        shares_[share].left.set_places(account.id, places);
       }
     }
-    for (const uint32_t after : all.right.ids()) {
-      const Neighbours::Total& total = all.right[after];
-      uint32_t* const places = add_pair(id, after, total.weight, total.num_seen);
+    for (const Neighbours::Account& account : all.right.accounts()) {
+      uint32_t* const places = add_pair(id, account.id, account.weight, account.num_seen);
       for (size_t share = 0; share < num_shares; ++share) {
-        shares_[share].right.set_out(after, places);
+        shares_[share].right.set_places(account.id, places);
       }
     }
     if (uint32_t* const places =
@@ -448,6 +484,7 @@ class MergeLoop {
   int64_t total_weight_ = 0;
   int64_t floor_ = 1;
   Pairs pairs_;
+  Positions positions_;
   std::priority_queue<Candidate, std::vector<Candidate>, ComesLater> heap_;
 };
 

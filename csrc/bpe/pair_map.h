@@ -24,6 +24,11 @@ class PairMap {
     }
   }
 
+  // Says that find() will be asked for the pair soon.
+  void prefetch(uint32_t left, uint32_t right) const {
+    __builtin_prefetch(&slots_[home(key_of(left, right))]);
+  }
+
   // The pair must not be in the map.
   uint32_t insert(uint32_t left, uint32_t right, Value value) {
     const auto number = static_cast<uint32_t>(values_.size());
