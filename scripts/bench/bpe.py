@@ -10,7 +10,7 @@ ratios. The clock runs from Python strings in memory to the ranks, or the ids, i
 
 Training: each measurement in a fresh process; "peak MB" is the rise of resident memory above what
 the documents take. Encoding: one process for each kind of text, one thread but for the column that
-says otherwise; "first" is a new encoder, "warm" the same one again. Text that is not given is made
+says otherwise, MB/s; "first" is a new encoder, "warm" the same one again. Text that is not given is made
 up (nanochat.testing.texts).
 """
 
@@ -112,9 +112,14 @@ def train_rounds(
                 __file__, CHILD, "train", json.dumps(request), num_threads=num_threads
             )
         rounds.append(answers)
-        hashes = {who: answer["sha256"] for who, answer in answers.items() if who[0] != HF}
-        if len(set(hashes.values())) > 1:
-            raise UserError(f"bench bpe: token lists must be equal, got SHA-256 {hashes}")
+    hashes = {
+        (*who, answer["sha256"])
+        for answers in rounds
+        for who, answer in answers.items()
+        if who[0] != HF
+    }
+    if len({digest for *_, digest in hashes}) > 1:
+        raise UserError(f"bench bpe: token lists must be equal, got SHA-256 {sorted(hashes)}")
     return rounds
 
 
@@ -166,7 +171,7 @@ def peer_encoders() -> list[str]:
 
 
 def encode_child(request: dict[str, Any]) -> dict[str, Any]:
-    """Seconds of each encoder, one for each round, and the names of those that crash.
+    """Seconds of each encoder, one for each round, and why others fail.
 
     Raises: UserError if a peer's ids are not ours, or ours do not spell the text.
     """
@@ -181,32 +186,30 @@ def encode_child(request: dict[str, Any]) -> dict[str, Any]:
 
     expected = [ids[begin:end].tolist() for begin, end in pairwise(offsets)]
     seconds: dict[str, list[float]] = {}
-    crashed = []
-    theirs: dict[str, Callable[..., object]] = {}
+    failures: dict[str, str] = {}
+    encoders: dict[str, Callable[..., Any]] = {}
     for name in [] if request["is_raw"] else peer_encoders():
         encode = PEER_ENCODERS[name](ours)
-        actual = peers.ids_or_crash(encode, documents)
-        if actual is None:
-            crashed.append(name)
+        actual = peers.ids_or_failure(encode, documents)
+        if isinstance(actual, str):
+            failures[name] = actual
         elif actual == expected:
-            theirs[name] = encode
+            encoders[name] = encode
         else:
             raise UserError(f"bench bpe: the ids of {name} must be equal to ours")
     del expected
 
     for _ in range(request["rounds"]):
         ours = Tokenizer.load(request["tokenizer"])
-        turns = {
-            name: partial(ours.encode_to_numpy, num_threads=num_threads)
-            for name, num_threads in our_threads(request["num_cpus"]).items()
-        }
-        for name, call in [*turns.items(), *theirs.items()]:
+        for name, num_threads in our_threads(request["num_cpus"]).items():
+            encoders[name] = partial(ours.encode_to_numpy, num_threads=num_threads)
+        for name, encode in encoders.items():
             started = time.perf_counter()
-            result = call(documents)
+            result = encode(documents)
             elapsed = time.perf_counter() - started
             del result  # not on the clock
             seconds.setdefault(name, []).append(elapsed)
-    return {"num_bytes": len(spelled), "seconds": seconds, "crashed": crashed}
+    return {"num_bytes": len(spelled), "seconds": seconds, "failures": failures}
 
 
 def encode_rows(
@@ -228,14 +231,21 @@ def encode_rows(
         seconds, megabytes = answer["seconds"], answer["num_bytes"] / 1e6
         row: dict[str, object] = {"text": kind, "MB": megabytes, "documents": corpus.count}
         for name in [*our_threads(num_cpus), *peer_encoders()]:
-            times = seconds.get(name)  # nor do peers take bytes
-            row[name] = megabytes / median(times) if times else None
-            if name in answer["crashed"]:
-                row[name] = "crashes"
+            if name in seconds:
+                row[name] = megabytes / median(seconds[name])
+            else:  # no failure: a peer that does not take bytes
+                row[name] = verdict(kind, name, answer["failures"].get(name))
         for name in ("first", "warm"):
             row[f"{name} x tiktoken"] = ratio(seconds.get("tiktoken"), seconds[f"ours {name}"])
         rows.append(row)
     return rows
+
+
+def verdict(kind: str, encoder: str, failure: str | None) -> str | None:
+    if failure is None:
+        return None
+    say(f"encode {kind}: {encoder} fails: {failure}")
+    return "crashes" if failure.startswith("PanicException") else "fails"
 
 
 def encode_texts(mixed: Texts, folder: Path, options: argparse.Namespace) -> dict[str, Texts]:
@@ -278,6 +288,13 @@ def say(progress: str) -> None:
     print(progress, file=sys.stderr, flush=True)
 
 
+def positive(value: str) -> int:
+    number = int(value)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    return number
+
+
 def named_file(value: str) -> tuple[str, Path]:
     name, _, path = value.partition("=")
     if not name or not path or name == "mixed":
@@ -296,8 +313,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--data", nargs="+", type=Path, default=[], metavar="PATH",
         help="files or folders of text; made up if not given")  # fmt: skip
     add("--mb", nargs="+", type=float, default=[20],
-        help="sizes to train on; encoding has the vocabulary of the largest")  # fmt: skip
-    add("--threads", nargs="+", type=int, default=[*powers, cpus],
+        help="sizes of text to train on; encoding has the vocabulary of the largest")  # fmt: skip
+    add("--threads", nargs="+", type=positive, default=[*powers, cpus],
         help="of ours in training; rustbpe gets 1 and the most")  # fmt: skip
     add("--hf-mb", type=float, default=30, help="largest size that Hugging Face's trainer gets")
     add("--vocab-size", type=int, default=32_759, help="bytes and merges")
@@ -305,7 +322,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--kind", nargs="+", type=named_file, default=[], metavar="NAME=FILE",
         help=f"real text for a kind ({', '.join(texts.KINDS[1:])}) or for another")  # fmt: skip
     add("--only", nargs="+", default=[], metavar="KIND", help="kinds to encode; all if not given")
-    add("--rounds", type=int, default=3, help="measurements of each contender")
+    add("--rounds", type=positive, default=3, help="measurements of each contender")
     add("--out", type=Path, help="file for the JSON of the last line")
     return parser.parse_args(argv)
 
@@ -343,18 +360,18 @@ def run(options: argparse.Namespace) -> None:
         folder = Path(name)
         mixed = read_mixed(options, folder)
         if "train" in options.what:
-            document["train"] = []
+            rows = []
             for megabytes in options.mb:
-                corpus = mixed.prefix(int(1e6 * megabytes))
-                document["train"] += train_rows(corpus, megabytes, options)
+                rows += train_rows(mixed.prefix(int(1e6 * megabytes)), megabytes, options)
+            document["train"] = rows
+            print(f"\ntrain\n{bench.table(list(rows[0]), [list(row.values()) for row in rows])}")
         if "encode" in options.what:
             kinds = encode_texts(mixed, folder, options)
             ours = Tokenizer.from_ranks(train_bpe(mixed.load(), options.vocab_size))
             ours.save(folder / "tokenizer.json")
-            document["encode"] = encode_rows(kinds, folder / "tokenizer.json", options)
-    for what in options.what:
-        rows = document[what]
-        print(f"\n{what}\n{bench.table(list(rows[0]), [list(row.values()) for row in rows])}")
+            rows = encode_rows(kinds, folder / "tokenizer.json", options)
+            document["encode"] = rows
+            print(f"\nencode\n{bench.table(list(rows[0]), [list(row.values()) for row in rows])}")
     line = json.dumps(document)
     print(f"\n{line}")
     if options.out:
