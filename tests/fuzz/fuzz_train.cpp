@@ -22,8 +22,11 @@ constexpr bpe::Splitter kSplitters[] = {bpe::Splitter::kNanochat, bpe::Splitter:
                                         bpe::Splitter::kGpt2, bpe::Splitter::kGpt4};
 constexpr std::string_view kAlphabets[] = {"ab", "ab ", "abcd  ", "xyz 1'\n\xC3\xA9"};
 constexpr size_t kRepeats[] = {1, 1, 1, 1, 2, 3, 100, 1000};
-constexpr size_t kMaxBytes = 250;
+constexpr size_t kMaxBytes = 400;
 constexpr int64_t kMaxVocabSize = 400;
+// Merges of thousands of positions are what threads share.
+constexpr size_t kManyBytes = 20'000;
+constexpr int64_t kFewMerges = 12;  // the reference counts all bytes again for each
 
 struct Document {
   std::string text;
@@ -48,16 +51,34 @@ std::vector<Document> read_documents(fuzz::Input& input, std::string_view alphab
   return documents;
 }
 
+// Noise from a seed, in texts of up to `max_size` bytes.
+std::vector<Document> make_noise(uint32_t seed, size_t max_size, std::string_view alphabet) {
+  std::vector<Document> documents(1);
+  for (size_t i = 0; i < kManyBytes; ++i) {
+    seed = seed * 1664525u + 1013904223u;
+    std::string& text = documents.back().text;
+    text += alphabet[(seed >> 16) % alphabet.size()];
+    if (text.size() == max_size || (seed >> 24) % max_size == 0) documents.emplace_back();
+  }
+  return documents;
+}
+
 }  // namespace
 
-// Byte 0: splitter and alphabet; byte 1: vocabulary; byte 2: texts in a batch; then the texts.
+// Byte 0: splitter, alphabet, whether there are few texts or noise; byte 1: vocabulary; byte 2: how
+// many batches; then the texts, or the seed and the length of texts.
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   fuzz::Input input(data, size);
   const uint8_t flags = input.byte();
   const bpe::Splitter splitter = kSplitters[flags % 4];
-  const int64_t vocab_size = 256 + input.byte() % (kMaxVocabSize - 256 + 1);
-  const size_t batch = 1 + input.byte();
-  const std::vector<Document> documents = read_documents(input, kAlphabets[flags / 4 % 4]);
+  const std::string_view alphabet = kAlphabets[flags / 4 % 4];
+  const bool is_noise = flags >= 248;
+  const int64_t max_merges = is_noise ? kFewMerges : kMaxVocabSize - 256;
+  const int64_t vocab_size = 256 + input.byte() % (max_merges + 1);
+  const size_t num_batches = 1 + input.below(6);
+  const std::vector<Document> documents =
+      is_noise ? make_noise(input.byte(), size_t{1} << input.below(16), alphabet)
+               : read_documents(input, alphabet);
 
   std::vector<bpe::Text> texts;
   std::map<std::string, int64_t> pieces;
@@ -69,6 +90,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       pieces[std::string(piece)] += static_cast<int64_t>(repeats);
     }
   }
+  const size_t batch = texts.size() / num_batches + 1;
   const auto expected = reference::train(pieces, static_cast<size_t>(vocab_size));
 
   for (const int num_threads : {1, 2, 5}) {

@@ -317,11 +317,13 @@ using Ids = std::unordered_map<std::string, uint32_t>;
     }
     const auto [left, right] = best->first;
     for (auto& [ids, count] : words) {
-      for (size_t i = 0; i + 1 < ids.size(); ++i) {
-        if (ids[i] != left || ids[i + 1] != right) continue;
-        ids[i] = tokens.size();
-        ids.erase(ids.begin() + static_cast<std::ptrdiff_t>(i) + 1);
+      std::vector<size_t> merged;
+      for (size_t i = 0; i < ids.size(); ++i) {
+        const bool is_pair = i + 1 < ids.size() && ids[i] == left && ids[i + 1] == right;
+        merged.push_back(is_pair ? tokens.size() : ids[i]);
+        if (is_pair) ++i;
       }
+      ids = merged;
     }
     tokens.push_back(tokens[left] + tokens[right]);
   }
