@@ -10,84 +10,47 @@ ratios. The clock runs from Python strings in memory to the ranks, or the ids, i
 
 Training: each measurement in a fresh process; "peak MB" is the rise of resident memory above what
 the documents take. Encoding: one process for each kind of text, one thread but for the column that
-says otherwise, MB/s; "first" is a new encoder, "warm" the same one again. Text that is not given is made
-up (nanochat.testing.texts).
+says otherwise, in MB/s; "first" is a new encoder, "warm" the same one again. What a process does is
+in nanochat.testing.bpe_child. Text that is not given is made up, see nanochat.testing.texts.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
 from importlib.metadata import version
-from importlib.util import find_spec
-from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from nanochat.common.errors import UserError, run_main
-from nanochat.testing import child, peers, texts
+from nanochat.testing import bench, child, peers, texts
+from nanochat.testing.bpe_child import our_threads
+from nanochat.testing.peers import HF
 from nanochat.testing.texts import Texts
 from nanochat.tokenizer import Tokenizer, train_bpe
 from nanochat.tokenizer.bpe import available_cpus
 
 PACKAGES = ("rustbpe", "tiktoken", "tokenizers")
-CHILD = "--child"  # argv of a child: this, "train" or "encode", and JSON
-HF = "tokenizers"  # Hugging Face's
+CHILD = "nanochat.testing.bpe_child"
 BASE = ("rustbpe", 1)  # what training is compared with
 
 OTHER_ORDER = "bytes in another order"  # in place of the hash: other ties, hence other tokens
 RAW = "random bytes, raw"  # as bytes, which only ours takes
-PEER_ENCODERS = {
-    "tiktoken": peers.tiktoken_to_lists,
-    "tiktoken numpy": peers.tiktoken_to_numpy,
-    HF: peers.tokenizers_batch,
-}
 
 
 # Training.
 
 
-def train(contender: str, documents: list[Any], vocab_size: int, num_threads: int) -> list[Any]:
-    """Tokens in the order of ids. The threads of peers are set by the environment."""
-    if contender == "rustbpe":
-        return peers.train_rustbpe(documents, vocab_size)
-    if contender == HF:
-        return list(map(str.encode, peers.train_tokenizers(documents, vocab_size)))
-    return list(train_bpe(documents, vocab_size, num_threads=num_threads))
-
-
-def train_child(request: dict[str, Any]) -> dict[str, Any]:
-    """One training, measured, and the hash of its token list."""
-    documents: Any = Texts(**request["texts"]).load()
-    if request["contender"] == "ours, Arrow":
-        import pyarrow as pa
-
-        strings = documents  # kept: memory given back would be used again and not be counted
-        documents = [pa.array(strings, pa.large_string())]
-    call = partial(
-        train, request["contender"], documents, request["vocab_size"], request["num_threads"]
-    )
-    tokens, cost = child.measure(call)
-    digest = hashlib.sha256()
-    for token in tokens:
-        digest.update(len(token).to_bytes(8, "little") + token)
-    return {**asdict(cost), "tokens": len(tokens), "sha256": digest.hexdigest()}
-
-
 def contenders(threads: list[int], with_tokenizers: bool) -> list[tuple[str, int]]:
     """Name and number of threads, those that are installed."""
     names = [*(("ours", n) for n in threads), ("ours, Arrow", 1)]
-    if installed("rustbpe"):
+    if peers.installed("rustbpe"):
         names += [("rustbpe", n) for n in sorted({1, max(threads)})]
-    if installed(HF) and with_tokenizers:
+    if peers.installed(HF) and with_tokenizers:
         names.append((HF, 1))
     return names
 
@@ -109,7 +72,7 @@ def train_rounds(
                 "vocab_size": options.vocab_size,
             }
             answers[name, num_threads] = child.run(
-                __file__, CHILD, "train", json.dumps(request), num_threads=num_threads
+                "-m", CHILD, "train", json.dumps(request), num_threads=num_threads
             )
         rounds.append(answers)
     hashes = {
@@ -160,58 +123,6 @@ def column(results: list[dict[str, Any]], name: str) -> list[Any]:
 # Encoding.
 
 
-def our_threads(num_cpus: int) -> dict[str, int]:
-    """Encoder -> threads, in the order of the calls: the first of them finds the caches empty."""
-    alone = {"ours first": 1, "ours warm": 1}
-    return alone | ({f"ours, {num_cpus} threads": num_cpus} if num_cpus > 1 else {})
-
-
-def peer_encoders() -> list[str]:
-    return [name for name in PEER_ENCODERS if installed(name.split()[0])]
-
-
-def encode_child(request: dict[str, Any]) -> dict[str, Any]:
-    """Seconds of each encoder, one for each round, and why others fail.
-
-    Raises: UserError if a peer's ids are not ours, or ours do not spell the text.
-    """
-    documents: Any = Texts(**request["texts"]).load()
-    if request["is_raw"]:
-        documents = [text.encode("latin-1") for text in documents]
-    ours = Tokenizer.load(request["tokenizer"])
-    ids, offsets = ours.encode_to_numpy(documents, num_threads=1)
-    spelled = ours.decode_bytes(ids)
-    if spelled != b"".join(t if isinstance(t, bytes) else t.encode() for t in documents):
-        raise UserError("bench bpe: the ids of ours must spell the text")
-
-    expected = [ids[begin:end].tolist() for begin, end in pairwise(offsets)]
-    seconds: dict[str, list[float]] = {}
-    failures: dict[str, str] = {}
-    encoders: dict[str, Callable[..., Any]] = {}
-    for name in [] if request["is_raw"] else peer_encoders():
-        encode = PEER_ENCODERS[name](ours)
-        actual = peers.ids_or_failure(encode, documents)
-        if isinstance(actual, str):
-            failures[name] = actual
-        elif actual == expected:
-            encoders[name] = encode
-        else:
-            raise UserError(f"bench bpe: the ids of {name} must be equal to ours")
-    del expected
-
-    for _ in range(request["rounds"]):
-        ours = Tokenizer.load(request["tokenizer"])
-        for name, num_threads in our_threads(request["num_cpus"]).items():
-            encoders[name] = partial(ours.encode_to_numpy, num_threads=num_threads)
-        for name, encode in encoders.items():
-            started = time.perf_counter()
-            result = encode(documents)
-            elapsed = time.perf_counter() - started
-            del result  # not on the clock
-            seconds.setdefault(name, []).append(elapsed)
-    return {"num_bytes": len(spelled), "seconds": seconds, "failures": failures}
-
-
 def encode_rows(
     kinds: dict[str, Texts], tokenizer: Path, options: argparse.Namespace
 ) -> list[dict[str, object]]:
@@ -227,10 +138,10 @@ def encode_rows(
             "num_cpus": num_cpus,
             "rounds": options.rounds,
         }
-        answer = child.run(__file__, CHILD, "encode", json.dumps(request), num_threads=1)
+        answer = child.run("-m", CHILD, "encode", json.dumps(request), num_threads=1)
         seconds, megabytes = answer["seconds"], answer["num_bytes"] / 1e6
         row: dict[str, object] = {"text": kind, "MB": megabytes, "documents": corpus.count}
-        for name in [*our_threads(num_cpus), *peer_encoders()]:
+        for name in [*our_threads(num_cpus), *peers.encoders()]:
             if name in seconds:
                 row[name] = megabytes / median(seconds[name])
             else:  # no failure: a peer that does not take bytes
@@ -278,10 +189,6 @@ def ratio(base: list[float] | None, own: list[float]) -> float | None:
     if not base:
         return None
     return median(theirs / ours for theirs, ours in zip(base, own, strict=True))
-
-
-def installed(package: str) -> bool:
-    return find_spec(package) is not None
 
 
 def say(progress: str) -> None:
@@ -340,15 +247,9 @@ def read_mixed(options: argparse.Namespace, folder: Path) -> Texts:
     return mixed
 
 
-def run_child(what: str, request: str) -> None:
-    answer = {"train": train_child, "encode": encode_child}[what](json.loads(request))
-    print(json.dumps(answer))
-
-
-def run(options: argparse.Namespace) -> None:
-    from nanochat.testing import bench  # imports torch, which no child has to wait for
-
-    facts = bench.host() | {name: version(name) for name in PACKAGES if installed(name)}
+def main(argv: list[str]) -> None:
+    options = parse(argv)
+    facts = bench.host() | {name: version(name) for name in PACKAGES if peers.installed(name)}
     facts |= {
         "text": " ".join(map(str, options.data)) or "made up",
         "vocab_size": options.vocab_size,
@@ -376,13 +277,6 @@ def run(options: argparse.Namespace) -> None:
     print(f"\n{line}")
     if options.out:
         options.out.write_text(line + "\n")
-
-
-def main(argv: list[str]) -> None:
-    if argv[:1] == [CHILD]:
-        run_child(*argv[1:])
-    else:
-        run(parse(argv))
 
 
 if __name__ == "__main__":

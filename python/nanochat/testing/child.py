@@ -47,13 +47,15 @@ def measure(call: Callable[[], T]) -> tuple[T, Cost]:
     return result, Cost(wall, cpu, peak)
 
 
-def run(script: Path | str, *arguments: str, num_threads: int) -> Any:
-    """What ``script`` prints on its last line, as JSON; Rust's and OpenMP's threads are set.
+def run(*arguments: str, num_threads: int) -> Any:
+    """What Python with ``arguments`` prints on its last line, as JSON.
 
+    Args:
+        num_threads: Of Rust's and OpenMP's pools in it.
     Raises: UserError with the last line of stderr if it fails.
     """
     done = subprocess.run(
-        [sys.executable, str(script), *arguments],
+        [sys.executable, *arguments],
         capture_output=True,
         text=True,
         env=os.environ | dict.fromkeys(_THREADS, str(num_threads)),

@@ -6,6 +6,7 @@ Packages are imported where they are used, since rustbpe and tokenizers are for 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from nanochat.tokenizer import SPLIT_PATTERN, Tokenizer
@@ -13,6 +14,11 @@ from nanochat.tokenizer.interop import huggingface_json
 
 Encode = Callable[[Sequence[str]], list[Any]]
 MakeEncode = Callable[[Tokenizer], Encode]
+HF = "tokenizers"  # Hugging Face's
+
+
+def installed(package: str) -> bool:
+    return find_spec(package) is not None
 
 
 def train_rustbpe(documents: Sequence[str], vocab_size: int) -> list[bytes]:
@@ -60,6 +66,18 @@ def tokenizers_batch(ours: Tokenizer) -> Encode:
     return lambda documents: [
         encoded.ids for encoded in tokenizer.encode_batch_fast(documents, add_special_tokens=False)
     ]
+
+
+ENCODERS: dict[str, MakeEncode] = {
+    "tiktoken": tiktoken_to_lists,
+    "tiktoken numpy": tiktoken_to_numpy,
+    HF: tokenizers_batch,
+}
+
+
+def encoders() -> list[str]:
+    """Names of ENCODERS whose package is installed."""
+    return [name for name in ENCODERS if installed(name.split()[0])]
 
 
 def ids_or_failure(encode: Encode, documents: Sequence[str]) -> list[list[int]] | str:

@@ -32,7 +32,7 @@ def test_a_child_answers_on_its_last_line(tmp_path: Path) -> None:
         "print('noise')\n"
         "print(json.dumps([sys.argv[1], os.environ['RAYON_NUM_THREADS']]))\n"
     )
-    assert child.run(script, "argument", num_threads=3) == ["argument", "3"]
+    assert child.run(str(script), "argument", num_threads=3) == ["argument", "3"]
 
 
 @pytest.mark.parametrize(
@@ -48,4 +48,4 @@ def test_a_child_that_fails_is_named(tmp_path: Path, line: str, reason: str) -> 
     script = tmp_path / "script.py"
     script.write_text(f"import os, sys\n{line}\n")
     with pytest.raises(UserError, match=reason):
-        child.run(script, num_threads=1)
+        child.run(str(script), num_threads=1)

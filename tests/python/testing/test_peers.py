@@ -23,9 +23,7 @@ def test_trainers_learn_as_many_tokens(ours: Tokenizer) -> None:
     assert len(peers.train_tokenizers(DOCUMENTS, 600)) == 600
 
 
-@pytest.mark.parametrize(
-    "make", [peers.tiktoken_to_lists, peers.tiktoken_to_numpy, peers.tokenizers_batch]
-)
+@pytest.mark.parametrize("make", peers.ENCODERS.values(), ids=peers.ENCODERS)
 def test_encoders_have_the_same_ids(ours: Tokenizer, make: peers.MakeEncode) -> None:
     assert peers.ids_or_failure(make(ours), DOCUMENTS) == ours.encode_batch(
         DOCUMENTS, num_threads=1
