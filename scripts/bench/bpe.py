@@ -252,6 +252,7 @@ def main(argv: list[str]) -> None:
     facts = bench.host() | {name: version(name) for name in PACKAGES if peers.installed(name)}
     facts |= {
         "text": " ".join(map(str, options.data)) or "made up",
+        "kinds": " ".join(f"{kind}={path}" for kind, path in options.kind) or "made up",
         "vocab_size": options.vocab_size,
         "rounds": options.rounds,
     }
