@@ -25,8 +25,8 @@ constexpr bpe::Splitter kSplitters[] = {bpe::Splitter::kWhole, bpe::Splitter::kN
 // Few letters, so that tokens meet each other; the last are not UTF-8 alone.
 constexpr std::string_view kAlphabets[] = {"ab", "abc", "a b\n", "\xC3\xA9\xA8z"};
 constexpr size_t kMaxTokenBytes = 80;
-constexpr size_t kMaxTextBytes = 1500;           // in all; the reference is quadratic
-constexpr size_t kLargeBatch = size_t{1} << 20;  // bytes; threads take 256 KB at a time
+constexpr size_t kMaxTextBytes = 1500;             // in all; the reference is quadratic
+constexpr size_t kLargeBatch = size_t{800} << 10;  // bytes; threads take 256 KB at a time
 // What bytes from 0xE0 on stand for where a unit is larger: surrogates, and each length of UTF-8.
 constexpr char32_t kUnits[] = {0xD800, 0xDBFF, 0xDC00,  0xDFFF,   0xD83D, 0xDE00, 0xE9,
                                0x17F,  0x4E2D, 0x7FF,   0x800,    0xFFFF, 0xFFFD, 0x3000,
@@ -185,7 +185,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     for (const uint32_t id : expected[i]) decoded += tokens[id];
     REQUIRE(decoded == texts[i].utf8);
   }
-  const size_t repeats = flags >= 240 && num_bytes > 64 ? kLargeBatch / num_bytes : 1;
+  const size_t repeats = flags >= 224 && num_bytes > 64 ? kLargeBatch / num_bytes : 1;
   if ((flags & 16) != 0) {
     check_encoders<uint16_t>(tokens, splitter, texts, expected, repeats);
   } else {

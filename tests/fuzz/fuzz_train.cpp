@@ -26,7 +26,8 @@ constexpr size_t kMaxBytes = 400;
 constexpr int64_t kMaxVocabSize = 400;
 // Merges of thousands of positions are what threads share.
 constexpr size_t kManyBytes = 20'000;
-constexpr int64_t kFewMerges = 12;  // the reference counts all bytes again for each
+constexpr uint8_t kNoise[] = {0, 0, 1, 8, 255};  // of 256 bytes
+constexpr int64_t kFewMerges = 24;               // the reference counts all bytes again for each
 
 struct Document {
   std::string text;
@@ -51,34 +52,40 @@ std::vector<Document> read_documents(fuzz::Input& input, std::string_view alphab
   return documents;
 }
 
-// Noise from a seed, in texts of up to `max_size` bytes.
-std::vector<Document> make_noise(uint32_t seed, size_t max_size, std::string_view alphabet) {
+// Many bytes: a unit over and over, so that each merge decides about all the later ones, with noise
+// between from time to time, in texts of up to a length.
+std::vector<Document> read_repetition(fuzz::Input& input, std::string_view alphabet) {
+  const size_t max_size = size_t{1} << input.below(16);
+  const uint8_t noise = input.one_of(kNoise);
+  uint32_t seed = input.byte();
+  std::string unit;
+  for (size_t n = 1 + input.below(4); n > 0; --n) unit += alphabet[input.below(alphabet.size())];
   std::vector<Document> documents(1);
   for (size_t i = 0; i < kManyBytes; ++i) {
     seed = seed * 1664525u + 1013904223u;
+    const bool is_noise = (seed >> 24) < noise;
     std::string& text = documents.back().text;
-    text += alphabet[(seed >> 16) % alphabet.size()];
-    if (text.size() == max_size || (seed >> 24) % max_size == 0) documents.emplace_back();
+    text += is_noise ? alphabet[(seed >> 16) % alphabet.size()] : unit[i % unit.size()];
+    if (text.size() == max_size) documents.emplace_back();
   }
   return documents;
 }
 
 }  // namespace
 
-// Byte 0: splitter, alphabet, whether there are few texts or noise; byte 1: vocabulary; byte 2: how
-// many batches; then the texts, or the seed and the length of texts.
+// Byte 0: splitter, alphabet, whether the texts are read or repeat a unit; byte 1: vocabulary; byte
+// 2: how many batches; then the texts.
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   fuzz::Input input(data, size);
   const uint8_t flags = input.byte();
   const bpe::Splitter splitter = kSplitters[flags % 4];
   const std::string_view alphabet = kAlphabets[flags / 4 % 4];
-  const bool is_noise = flags >= 248;
-  const int64_t max_merges = is_noise ? kFewMerges : kMaxVocabSize - 256;
+  const bool is_repetition = flags >= 240;
+  const int64_t max_merges = is_repetition ? kFewMerges : kMaxVocabSize - 256;
   const int64_t vocab_size = 256 + input.byte() % (max_merges + 1);
   const size_t num_batches = 1 + input.below(6);
   const std::vector<Document> documents =
-      is_noise ? make_noise(input.byte(), size_t{1} << input.below(16), alphabet)
-               : read_documents(input, alphabet);
+      is_repetition ? read_repetition(input, alphabet) : read_documents(input, alphabet);
 
   std::vector<bpe::Text> texts;
   std::map<std::string, int64_t> pieces;
