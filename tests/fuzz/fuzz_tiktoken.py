@@ -33,7 +33,7 @@ TRICKY = [
     *"019\u0664\xb2\u2167\U0001d7d8",
     *"\r\n \t\x0b\x0c\x1c\x85\xa0\u3000\u2028\u2029",
     *".!-_\x00\u200b\u200d\u0301\ufe0f\U0001f600\ufffd\ue000\U0010ffff",
-    *["'ll", "'VE", "'re", "\r\n", "\n\n", "  ", "    ", "abcdefghi", "2026", "..."],
+    *["'ll", "'VE", "'re", "'\u017f", "\r\n", "\n\n", "  ", "    ", "abcdefghi", "2026", "..."],
 ]
 PROSE = """It's the children's garden, isn't it? They'll say: "WE'RE 12,345.67 km from home!"
     for (int i = 0; i < 100; ++i) {\r\n\t\treturn i * 0x7fff;  // caf\xe9, na\xefve
