@@ -126,7 +126,7 @@ struct Block {
       letters = ascii_letters(p);
     } else {
       Byte rest[64] = {};
-      std::memcpy(rest, p, static_cast<size_t>(end - p));
+      if (p != end) std::memcpy(rest, p, static_cast<size_t>(end - p));
       letters = ascii_letters(rest);
     }
   }
@@ -316,7 +316,12 @@ struct Gpt2 {
 };
 
 struct Whole {
-  static constexpr Heads kHeads = make_heads([](char, CharClass) { return false; });
+  static constexpr Heads kHeads = [] {
+    Heads heads;
+    heads.fill(Head::kNone);
+    return heads;
+  }();
+
   static const Byte* end_of_piece(const Byte*, const Byte* end) { return end; }
 };
 

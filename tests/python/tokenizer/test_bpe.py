@@ -296,6 +296,11 @@ def test_other_patterns_train(pattern: str) -> None:
     assert train_bpe(texts, 600, pattern) == rust_ranks(texts, 600, pattern)
 
 
+@pytest.mark.filterwarnings("ignore:nanochat. the split pattern")
+def test_pieces_of_another_pattern_are_not_split_again() -> None:
+    assert b"it's" in train_bpe(["it's it's it's"], 300, r"\S+|\s+")
+
+
 def test_pattern_without_a_scanner_is_split_by_the_regex_package() -> None:
     texts = prose(7, 100)
     pattern = r"\w+|\W"
