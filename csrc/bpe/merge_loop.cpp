@@ -42,7 +42,7 @@ constexpr uint32_t kBoundary = 0xFFFFFFFF;
 constexpr uint32_t kHole = 0xFFFFFFFE;
 constexpr uint32_t kNumBytes = 256;
 constexpr size_t kPrefetch = 32;        // visits ahead
-constexpr size_t kSharedVisits = 2048;  // of a merge that is worth waking the other threads for
+constexpr size_t kSharedVisits = 1024;  // of a merge that is worth waking the other threads for
 constexpr int kMaxThreads = 8;          // beyond, what one thread does alone decides
 
 struct Pair {
@@ -272,9 +272,7 @@ class MergeLoop {
   template <typename Body>
   void for_shares(size_t num_shares, Body&& body) {
     if (num_shares == 1) return body(size_t{0});
-    team_.run([&](size_t thread) {
-      if (thread < num_shares) body(thread);
-    });
+    team_.run(num_shares, body);
   }
 
   // visit(left, right, position) for every adjacent pair of tokens in a share of the cells, in

@@ -1,5 +1,6 @@
 #include "common/team.h"
 
+#include <cassert>
 #include <utility>
 
 namespace nanochat {
@@ -17,7 +18,8 @@ void pause() {
 }
 
 // Returns when the value is not `old` any more.
-void wait_while(const std::atomic<uint32_t>& value, uint32_t old) {
+template <typename T>
+void wait_while(const std::atomic<T>& value, T old) {
   for (int i = 0; i < kSpins; ++i) {
     if (value.load(std::memory_order_acquire) != old) return;
     pause();
@@ -27,12 +29,10 @@ void wait_while(const std::atomic<uint32_t>& value, uint32_t old) {
 
 }  // namespace
 
-Team::Team(int num_threads) : failures_(static_cast<size_t>(num_threads)) {
-  threads_.reserve(failures_.size() - 1);
+Team::Team(int num_threads) {
+  threads_.reserve(static_cast<size_t>(num_threads - 1));
   try {
-    for (size_t thread = 1; thread < failures_.size(); ++thread) {
-      threads_.emplace_back([this, thread] { work(thread); });
-    }
+    for (int thread = 1; thread < num_threads; ++thread) threads_.emplace_back([this] { work(); });
   } catch (...) {
     dismiss();
     throw;
@@ -44,42 +44,51 @@ Team::~Team() {
 }
 
 void Team::dismiss() noexcept {
-  body_ = nullptr;
-  step_.fetch_add(1, std::memory_order_release);
-  step_.notify_all();
+  is_over_ = true;
+  ticket_.fetch_add(uint64_t{1} << 2 * kTaskBits);
+  ticket_.notify_all();
   for (std::thread& thread : threads_) thread.join();
 }
 
-void Team::run(const std::function<void(size_t thread)>& body) {
-  body_ = &body;
-  num_busy_.store(static_cast<uint32_t>(threads_.size()), std::memory_order_relaxed);
-  step_.fetch_add(1, std::memory_order_release);
-  step_.notify_all();
-  call(0);
-  for (uint32_t busy; (busy = num_busy_.load(std::memory_order_acquire)) != 0;) {
-    wait_while(num_busy_, busy);
+void Team::run(size_t num_tasks, const std::function<void(size_t task)>& body) {
+  assert(num_tasks <= kMaxTasks);
+  if (num_tasks == 0) return;
+  body_.store(&body, std::memory_order_relaxed);
+  num_left_.store(static_cast<uint32_t>(num_tasks), std::memory_order_relaxed);
+  const uint64_t step = (ticket_.load(std::memory_order_relaxed) >> 2 * kTaskBits) + 1;
+  ticket_.store((step << kTaskBits | num_tasks) << kTaskBits, std::memory_order_release);
+  ticket_.notify_all();
+  while (take_task()) {
   }
-  for (std::exception_ptr& failure : failures_) {
-    if (failure) std::rethrow_exception(std::exchange(failure, nullptr));
+  for (uint32_t left; (left = num_left_.load(std::memory_order_acquire)) != 0;) {
+    wait_while(num_left_, left);
+  }
+  if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
+}
+
+void Team::work() noexcept {
+  for (;;) {
+    const uint64_t ticket = ticket_.load(std::memory_order_acquire);
+    if (is_over_.load(std::memory_order_acquire)) return;
+    if (!take_task()) wait_while(ticket_, ticket);
   }
 }
 
-void Team::work(size_t thread) noexcept {
-  for (uint32_t seen = 0;;) {
-    wait_while(step_, seen);
-    seen = step_.load(std::memory_order_acquire);
-    if (body_ == nullptr) return;
-    call(thread);
-    if (num_busy_.fetch_sub(1, std::memory_order_acq_rel) == 1) num_busy_.notify_one();
-  }
-}
-
-void Team::call(size_t thread) noexcept {
+bool Team::take_task() noexcept {
+  uint64_t ticket = ticket_.load(std::memory_order_acquire);
+  uint64_t task;
+  do {
+    task = ticket & kMaxTasks;
+    if (task >= (ticket >> kTaskBits & kMaxTasks)) return false;
+  } while (!ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel));
   try {
-    (*body_)(thread);
+    (*body_.load(std::memory_order_relaxed))(task);
   } catch (...) {
-    failures_[thread] = std::current_exception();
+    const std::scoped_lock lock(mutex_);
+    failure_ = std::current_exception();
   }
+  if (num_left_.fetch_sub(1, std::memory_order_acq_rel) == 1) num_left_.notify_one();
+  return true;
 }
 
 }  // namespace nanochat
