@@ -257,7 +257,9 @@ class MergeLoop {
     symbols_ = HugeArray<uint32_t>(num_cells);
     uint32_t end = 0;
     symbols_[end++] = kBoundary;
-    for (const WeightedPiece& piece : pieces) {
+    for (size_t k = 0; k < pieces.size(); ++k) {
+      const WeightedPiece& piece = pieces[k];
+      if (k + kPrefetch < pieces.size()) __builtin_prefetch(pieces[k + kPrefetch].bytes.data());
       for (const char byte : piece.bytes) symbols_[end++] = static_cast<unsigned char>(byte);
       symbols_[end++] = kBoundary;
       if (steps_.empty() || steps_.back().weight != piece.count) {

@@ -4,7 +4,6 @@
 #include <stdexcept>
 #include <utility>
 
-#include "bpe/merge_loop.h"
 #include "common/thread_pool.h"
 
 namespace nanochat::bpe {
@@ -48,24 +47,31 @@ void Trainer::count(const Text& text, size_t index, size_t thread) {
   }
 }
 
-std::vector<PieceTable> Trainer::combine_counters() {
+std::vector<PieceTable> Trainer::combine_counters(std::vector<WeightedPiece>& pieces) {
   std::vector<PieceTable> parts(counters_.size());
+  std::vector<std::vector<WeightedPiece>> pieces_of(parts.size());
   for_each_thread([&](size_t part) {
-    parts[part] = std::move(counters_[0].part(part));
+    PieceTable& sum = parts[part];
+    sum = std::move(counters_[0].part(part));
     for (size_t other = 1; other < counters_.size(); ++other) {
-      parts[part].absorb(counters_[other].part(part));
+      sum.absorb(counters_[other].part(part));
       counters_[other].part(part) = PieceTable();
     }
+    pieces_of[part].reserve(sum.size());
+    sum.for_each(
+        [&](std::string_view piece, int64_t count) { pieces_of[part].push_back({piece, count}); });
   });
+  pieces = std::move(pieces_of[0]);
+  for (size_t part = 1; part < parts.size(); ++part) {
+    pieces.insert(pieces.end(), pieces_of[part].begin(), pieces_of[part].end());
+    pieces_of[part] = {};
+  }
   return parts;
 }
 
 std::vector<std::string> Trainer::train(int64_t vocab_size) {
-  std::vector<PieceTable> parts = combine_counters();
   std::vector<WeightedPiece> pieces;
-  for (const PieceTable& part : parts) {
-    part.for_each([&](std::string_view piece, int64_t count) { pieces.push_back({piece, count}); });
-  }
+  std::vector<PieceTable> parts = combine_counters(pieces);
   const auto num_merges = static_cast<size_t>(vocab_size - kMinVocabSize);
   const std::vector<Merge> merges =
       learn_merges(std::move(pieces), num_merges, static_cast<int>(counters_.size()), training_,

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "bpe/merge_loop.h"
 #include "bpe/piece_counter.h"
 #include "bpe/text.h"
 #include "bpe/training.h"
@@ -35,7 +36,8 @@ class Trainer {
  private:
   void for_each_thread(const std::function<void(size_t thread)>& body) const;
   void count(const Text& text, size_t index, size_t thread);
-  [[nodiscard]] std::vector<PieceTable> combine_counters();
+  // The tables that hold the bytes of all pieces, one for each thread.
+  [[nodiscard]] std::vector<PieceTable> combine_counters(std::vector<WeightedPiece>& pieces);
 
   Training& training_;
   std::vector<PieceCounter> counters_;  // one for each thread
