@@ -55,8 +55,11 @@ std::span<const uint32_t> PieceMerger::merge_short(const Vocabulary& vocabulary,
   }
   uint64_t begins = n == 64 ? ~uint64_t{0} : (uint64_t{1} << n) - 1;
   for (;;) {
-    int32_t best = kNever;
-    for (const int32_t candidate : candidates) best = candidate < best ? candidate : best;
+    std::array<int32_t, 4> least = {kNever, kNever, kNever, kNever};
+    for (size_t i = 0; i < kLanes; i += 4) {
+      for (size_t k = 0; k < 4; ++k) least[k] = std::min(least[k], candidates[i + k]);
+    }
+    const int32_t best = std::min({least[0], least[1], least[2], least[3]});
     if (best == kNever) break;
     const int place = best & ((1 << kPlaceBits) - 1);
     const auto id = static_cast<uint32_t>(best >> kPlaceBits);
