@@ -77,7 +77,7 @@ class ShortCache {
   static void insert(Line& line, const ShortKey& key, const Id* ids, size_t num_ids);
 
  private:
-  static constexpr int kBits = 17;  // 8 MB
+  static constexpr int kBits = 18;  // 16 MB
   HugeArray<Line> lines_{size_t{1} << kBits};
 };
 

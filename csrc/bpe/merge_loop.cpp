@@ -42,6 +42,7 @@ constexpr uint32_t kBoundary = 0xFFFFFFFF;
 constexpr uint32_t kHole = 0xFFFFFFFE;
 constexpr uint32_t kNumBytes = 256;
 constexpr size_t kPrefetch = 32;        // visits ahead
+constexpr size_t kCheck = 1 << 16;      // steps of a long walk from one look at `stop` to the next
 constexpr size_t kSharedVisits = 1024;  // of a merge that is worth waking the other threads for
 constexpr int kMaxThreads = 8;          // beyond, what one thread does alone decides
 
@@ -214,8 +215,9 @@ struct Share {
 
 class MergeLoop {
  public:
-  MergeLoop(std::vector<WeightedPiece> pieces, size_t num_merges, int num_threads)
-      : team_(std::min(num_threads, kMaxThreads)), shares_(team_.size()) {
+  MergeLoop(std::vector<WeightedPiece> pieces, size_t num_merges, int num_threads,
+            Training& training)
+      : training_(training), team_(std::min(num_threads, kMaxThreads)), shares_(team_.size()) {
     std::erase_if(pieces, [](const WeightedPiece& piece) { return piece.bytes.size() < 2; });
     std::sort(pieces.begin(), pieces.end(),
               [](const WeightedPiece& a, const WeightedPiece& b) { return a.count > b.count; });
@@ -227,11 +229,11 @@ class MergeLoop {
     floor_ = std::max<int64_t>(1, total_weight_ / (128 * static_cast<int64_t>(num_merges_ + 1)));
   }
 
-  std::vector<Merge> run(Training& training) {
+  std::vector<Merge> run() {
     std::vector<Merge> merges;
     index_pairs();
     while (merges.size() < num_merges_) {
-      training.check();
+      training_.check();
       const uint32_t best = pop_best();
       if (best == Pairs::kNone) {
         if (floor_ == 1) break;
@@ -241,7 +243,7 @@ class MergeLoop {
       }
       merges.push_back({pairs_[best].left, pairs_[best].right});
       apply(best);
-      training.num_merges.store(static_cast<int64_t>(merges.size()), std::memory_order_relaxed);
+      training_.num_merges.store(static_cast<int64_t>(merges.size()), std::memory_order_relaxed);
     }
     return merges;
   }
@@ -258,6 +260,7 @@ class MergeLoop {
     uint32_t end = 0;
     symbols_[end++] = kBoundary;
     for (size_t k = 0; k < pieces.size(); ++k) {
+      if (k % kCheck == 0) training_.check();
       const WeightedPiece& piece = pieces[k];
       if (k + kPrefetch < pieces.size()) __builtin_prefetch(pieces[k + kPrefetch].bytes.data());
       for (const char byte : piece.bytes) symbols_[end++] = static_cast<unsigned char>(byte);
@@ -287,7 +290,8 @@ class MergeLoop {
     };
     size_t i = boundary_from(symbols_.size() * share / shares_.size());
     const size_t end = boundary_from(symbols_.size() * (share + 1) / shares_.size());
-    while (i < end) {
+    for (size_t step = 1; i < end; ++step) {
+      if (step % kCheck == 0) training_.check();
       const uint32_t left = symbols_[i];
       const size_t next = i + (left == kBoundary ? 1 : length_[left]);
       if (left != kBoundary && symbols_[next] != kBoundary) {
@@ -475,6 +479,7 @@ class MergeLoop {
     }
   }
 
+  Training& training_;
   Team team_;
   std::vector<Share> shares_;  // one for each thread
   size_t num_merges_ = 0;
@@ -493,9 +498,9 @@ class MergeLoop {
 std::vector<Merge> learn_merges(std::vector<WeightedPiece> pieces, size_t num_merges,
                                 int num_threads, Training& training,
                                 const std::function<void()>& release_pieces) {
-  MergeLoop loop(std::move(pieces), num_merges, num_threads);
+  MergeLoop loop(std::move(pieces), num_merges, num_threads, training);
   release_pieces();
-  return loop.run(training);
+  return loop.run();
 }
 
 }  // namespace nanochat::bpe

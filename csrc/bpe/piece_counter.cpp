@@ -83,13 +83,14 @@ void PieceTable::reserve(size_t num_more) {
   }
 }
 
-void PieceTable::absorb(const PieceTable& other) {
+void PieceTable::absorb(const PieceTable& other, const Training& training) {
   std::array<const Slot*, kBatch> batch;
   for (size_t i = 0; i < other.slots_.size();) {
     size_t n = 0;
     for (; n < kBatch && i < other.slots_.size(); ++i) {
       if (!other.slots_[i].is_free()) batch[n++] = &other.slots_[i];
     }
+    training.check();
     reserve(n);
     for (size_t k = 0; k < n; ++k) prefetch(batch[k]->hash);
     for (size_t k = 0; k < n; ++k) add(*batch[k], other.piece_of(*batch[k]));

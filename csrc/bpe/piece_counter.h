@@ -22,7 +22,7 @@ class PieceTable {
   PieceTable();
 
   // Adds the pieces of `other`.
-  void absorb(const PieceTable& other);
+  void absorb(const PieceTable& other, const Training& training);
 
   [[nodiscard]] size_t size() const { return size_; }
 

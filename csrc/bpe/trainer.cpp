@@ -54,7 +54,7 @@ std::vector<PieceTable> Trainer::combine_counters(std::vector<WeightedPiece>& pi
     PieceTable& sum = parts[part];
     sum = std::move(counters_[0].part(part));
     for (size_t other = 1; other < counters_.size(); ++other) {
-      sum.absorb(counters_[other].part(part));
+      sum.absorb(counters_[other].part(part), training_);
       counters_[other].part(part) = PieceTable();
     }
     pieces_of[part].reserve(sum.size());
