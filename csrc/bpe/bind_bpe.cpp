@@ -4,6 +4,7 @@
 
 #include <array>
 #include <chrono>
+#include <deque>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -19,9 +20,9 @@ namespace py = pybind11;
 namespace nanochat {
 namespace {
 
-// Of text that is held until it has been counted, at most twice: this bounds memory whatever the
-// iterable does.
+// Of text in a batch; two are held at most, which bounds memory whatever the iterable does.
 constexpr size_t kBatchBytes = size_t{8} << 20;
+constexpr auto kPollInterval = std::chrono::milliseconds(20);
 constexpr auto kReportInterval = std::chrono::milliseconds(100);
 
 bpe::Splitter known_splitter(const std::string& pattern) {
@@ -67,21 +68,34 @@ std::vector<py::bytes> train(const py::object& texts, int64_t vocab_size,
   Watch watch(training, std::move(progress));
   bpe::Trainer trainer(known_splitter(pattern), num_threads, training);
   std::vector<std::string> tokens;
-  TextBatch counted, next;  // destroyed after the work that reads them
-  Background background([&] { training.stop = true; });
+  bpe::TextQueue queue;
+  std::deque<TextBatch> batches;  // destroyed after the work that reads them
+  size_t num_released = 0;
+  Background background([&] {
+    training.stop = true;
+    queue.stop();
+  });
   const auto wait = [&] {
     const py::gil_scoped_release release;
     background.wait([&] { watch.poll(); });
   };
-  // With several threads, the next batch is read while one is counted.
-  while (reader.read(kBatchBytes, next)) {
-    wait();
-    counted = std::exchange(next, {});
-    background.start([&] { trainer.add(counted.texts); });
-    if (num_threads == 1) wait();
+
+  background.start([&] { trainer.count(queue); });
+  // With several threads, a batch is read while others are counted.
+  const size_t num_ahead = num_threads == 1 ? 0 : 1;
+  for (TextBatch next; reader.read(kBatchBytes, next); next = {}) {
+    queue.push(batches.emplace_back(std::move(next)).texts);
+    {
+      const py::gil_scoped_release release;
+      while (!queue.wait_until_at_most(num_ahead, kPollInterval)) watch.poll();
+    }
+    for (; num_released < queue.num_finished(); ++num_released) batches.pop_front();
+    if (queue.is_stopped()) break;  // the work has failed, and wait() says how
+    watch.poll();
   }
+  queue.close();
   wait();
-  counted = {};
+  batches.clear();
   background.start([&] { tokens = trainer.train(vocab_size); });
   wait();
   watch.report();

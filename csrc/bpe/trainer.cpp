@@ -26,17 +26,30 @@ void Trainer::for_each_thread(const std::function<void(size_t thread)>& body) co
   });
 }
 
-void Trainer::add(std::span<const Text> texts) {
-  std::atomic<size_t> next = 0;
+void Trainer::count(TextQueue& queue) {
   for_each_thread([&](size_t thread) {
-    for (size_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < texts.size();) {
-      count(texts[i], num_texts_ + i, thread);
+    try {
+      while (const auto run = queue.take()) {
+        for (size_t i = 0; i < run->texts.size(); ++i) {
+          count_text(run->texts[i], run->first_text + i, thread);
+        }
+        queue.finish(*run);
+      }
+    } catch (...) {
+      queue.stop();
+      throw;
     }
   });
-  num_texts_ += texts.size();
 }
 
-void Trainer::count(const Text& text, size_t index, size_t thread) {
+void Trainer::add(std::span<const Text> texts) {
+  TextQueue queue;
+  if (!texts.empty()) queue.push(texts);
+  queue.close();
+  count(queue);
+}
+
+void Trainer::count_text(const Text& text, size_t index, size_t thread) {
   try {
     const std::string_view utf8 = as_utf8(text, Surrogates::kRefuse, utf8_[thread]);
     counters_[thread].add_text(utf8, training_);

@@ -14,6 +14,7 @@
 #include "bpe/merge_loop.h"
 #include "bpe/piece_counter.h"
 #include "bpe/text.h"
+#include "bpe/text_queue.h"
 #include "bpe/training.h"
 
 namespace nanochat::bpe {
@@ -25,8 +26,11 @@ class Trainer {
   // `training` outlives the trainer.
   Trainer(Splitter splitter, int num_threads, Training& training);
 
-  // Counts a batch of texts. Pieces never cross texts. Throws std::invalid_argument, naming the
-  // text by its number since the first batch, for a lone surrogate.
+  // Counts the texts of a queue until it ends. Pieces never cross texts. Throws
+  // std::invalid_argument, naming the text by its number, for a lone surrogate; the queue is
+  // stopped then, as it is by whoever sets `stop`.
+  void count(TextQueue& queue);
+  // The same for texts that are all there.
   void add(std::span<const Text> texts);
 
   // The bytes of every token in the order of ids: 256 bytes, then merges; at most `vocab_size`,
@@ -35,14 +39,13 @@ class Trainer {
 
  private:
   void for_each_thread(const std::function<void(size_t thread)>& body) const;
-  void count(const Text& text, size_t index, size_t thread);
+  void count_text(const Text& text, size_t index, size_t thread);
   // The tables that hold the bytes of all pieces, one for each thread.
   [[nodiscard]] std::vector<PieceTable> combine_counters(std::vector<WeightedPiece>& pieces);
 
   Training& training_;
   std::vector<PieceCounter> counters_;  // one for each thread
   std::vector<std::string> utf8_;       // one for each thread
-  size_t num_texts_ = 0;
 };
 
 }  // namespace nanochat::bpe

@@ -184,6 +184,12 @@ def test_lone_surrogate_is_refused() -> None:
         train_bpe(["fine", "not \ud800 fine"], 300)
 
 
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_failure_ends_the_reading_of_texts_without_end(num_threads: int) -> None:
+    with pytest.raises(ValueError, match="document 0 has a lone surrogate"):
+        train_bpe(itertools.repeat("\ud800" * 1000), 300, num_threads=num_threads)
+
+
 def test_no_threads_are_refused() -> None:
     with pytest.raises(ValueError, match="num_threads must be at least 1, got 0"):
         train_bpe(["text"], 300, num_threads=0)
