@@ -18,6 +18,7 @@ from collections.abc import Callable
 import tiktoken
 
 from nanochat import _core
+from nanochat.testing.peers import tiktoken_pieces
 from nanochat.tokenizer import CL100K_PATTERN, GPT2_PATTERN, GPT4_PATTERN, SPLIT_PATTERN, train_bpe
 
 PATTERNS = {
@@ -82,21 +83,6 @@ def any_bytes(rng: random.Random) -> bytes:
     for _ in range(1 + rng.randrange(3)):
         data.insert(rng.randrange(len(data) + 1), rng.randrange(256))
     return bytes(data)
-
-
-def tiktoken_pieces(texts: list[str], pattern: str) -> list[list[bytes]]:
-    """Pieces of each text, by a vocabulary in which every substring is one token."""
-    tokens = dict.fromkeys(bytes([i]) for i in range(256))
-    for data in (text.encode() for text in texts):
-        for i in range(len(data)):
-            tokens.update(dict.fromkeys(data[i:j] for j in range(i + 1, len(data) + 1)))
-    encoding = tiktoken.Encoding(
-        "substrings",
-        pat_str=pattern,
-        mergeable_ranks={token: i for i, token in enumerate(tokens)},
-        special_tokens={},
-    )
-    return [encoding.decode_tokens_bytes(encoding.encode_ordinary(text)) for text in texts]
 
 
 def shortest(text: str, differs: Callable[[str], bool]) -> str:

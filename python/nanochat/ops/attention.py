@@ -15,8 +15,8 @@ from torch import Tensor
 from nanochat import _core
 from nanochat.ops import native, reference
 from nanochat.ops.backends import choose
-from nanochat.ops.library import register
 from nanochat.ops.native import view, view_or_none
+from nanochat.ops.registration import register
 
 # Rows this short, in bf16 on the CPU, take plain matrix products: forward and backward together
 # they need 2.4x less time than PyTorch's fused kernel at T = 256, 2.6x at 512, 1.5x at 1024.

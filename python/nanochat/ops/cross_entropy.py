@@ -17,7 +17,7 @@ from torch import Tensor
 from nanochat import _core
 from nanochat.ops import native, reference
 from nanochat.ops.backends import choose
-from nanochat.ops.library import register
+from nanochat.ops.registration import register
 
 _CHUNK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 28}  # logits of a chunk: 8 MB, 512 MB in bf16
 _ROW_ALIGNMENT = 64  # elements; rows of logits start at a cache line, and at 16 bytes on CUDA

@@ -96,3 +96,20 @@ def _hugging_face(ours: Tokenizer) -> Any:
     import tokenizers
 
     return tokenizers.Tokenizer.from_str(huggingface_json(ours))
+
+
+def tiktoken_pieces(texts: Sequence[str], pattern: str) -> list[list[bytes]]:
+    """Pieces of each text, by a vocabulary in which every substring is one token."""
+    import tiktoken
+
+    tokens = dict.fromkeys(bytes([i]) for i in range(256))
+    for data in (text.encode() for text in texts):
+        for i in range(len(data)):
+            tokens.update(dict.fromkeys(data[i:j] for j in range(i + 1, len(data) + 1)))
+    encoding = tiktoken.Encoding(
+        "substrings",
+        pat_str=pattern,
+        mergeable_ranks={token: i for i, token in enumerate(tokens)},
+        special_tokens={},
+    )
+    return [encoding.decode_tokens_bytes(encoding.encode_ordinary(text)) for text in texts]

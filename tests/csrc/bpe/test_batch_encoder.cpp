@@ -8,17 +8,11 @@
 #include <vector>
 
 #include "require.h"
+#include "small_vocabulary.h"
 
 namespace {
 
 using namespace nanochat::bpe;
-
-std::vector<std::string> vocabulary() {
-  std::vector<std::string> tokens;
-  for (int byte = 0; byte < 256; ++byte) tokens.emplace_back(1, static_cast<char>(byte));
-  tokens.insert(tokens.end(), {"ab", "ba", "abab", " a", "aa", "aaaa", "abababab"});
-  return tokens;
-}
 
 std::string random_words(size_t size) {
   std::mt19937 rng(1);
@@ -33,7 +27,7 @@ bool equal(const EncodedTexts<uint16_t>& a, const EncodedTexts<uint16_t>& b) {
 }
 
 void test_calls_from_several_threads() {
-  const BatchEncoder<uint16_t> encoder(vocabulary(), Splitter::kNanochat);
+  const BatchEncoder<uint16_t> encoder(small_vocabulary(), Splitter::kNanochat);
   const std::string words = random_words(200'000);
   const std::vector<Text> texts(8, {words.data(), words.size()});  // several parts
   const auto expected = encoder.encode(texts, 1, [] {});
@@ -49,7 +43,7 @@ void test_calls_from_several_threads() {
 
 void test_poll_that_throws_ends_the_call() {
   struct GivenUp {};
-  const BatchEncoder<uint16_t> encoder(vocabulary(), Splitter::kNanochat);
+  const BatchEncoder<uint16_t> encoder(small_vocabulary(), Splitter::kNanochat);
   const std::string words = random_words(1 << 20);
   const Text text{words.data(), words.size()};
   const std::vector<Text> texts(256, text);
@@ -67,7 +61,7 @@ void test_poll_that_throws_ends_the_call() {
     REQUIRE(is_given_up && num_polls == 1);
   }
   const auto once = encoder.encode({&text, 1}, 1, [] {});  // the encoder is as good as before
-  const BatchEncoder<uint16_t> fresh(vocabulary(), Splitter::kNanochat);
+  const BatchEncoder<uint16_t> fresh(small_vocabulary(), Splitter::kNanochat);
   REQUIRE(equal(once, fresh.encode({&text, 1}, 1, [] {})));
 }
 

@@ -7,17 +7,11 @@
 #include <vector>
 
 #include "require.h"
+#include "small_vocabulary.h"
 
 namespace {
 
 using namespace nanochat::bpe;
-
-std::vector<std::string> vocabulary() {
-  std::vector<std::string> tokens;
-  for (int byte = 0; byte < 256; ++byte) tokens.emplace_back(1, static_cast<char>(byte));
-  tokens.insert(tokens.end(), {"ab", "ba", "abab", " a", "aa", "aaaa", "abababab"});
-  return tokens;
-}
 
 std::vector<uint32_t> encode(const Encoder& encoder, EncoderWorkspace<uint32_t>& workspace,
                              const std::string& text) {
@@ -38,7 +32,7 @@ std::vector<std::string> texts() {
 }
 
 void test_threads_share_an_encoder() {
-  const Encoder encoder(vocabulary(), Splitter::kNanochat);
+  const Encoder encoder(small_vocabulary(), Splitter::kNanochat);
   const std::vector<std::string> all = texts();
   std::vector<std::vector<uint32_t>> expected;
   for (const std::string& text : all) {

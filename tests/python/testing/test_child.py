@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
@@ -43,8 +42,6 @@ def test_a_child_answers_on_its_last_line(tmp_path: Path) -> None:
     ],
 )
 def test_a_child_that_fails_is_named(tmp_path: Path, line: str, reason: str) -> None:
-    if sys.platform == "win32":
-        pytest.skip("needs signals")
     script = tmp_path / "script.py"
     script.write_text(f"import os, sys\n{line}\n")
     with pytest.raises(UserError, match=reason):

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat import _core
+from nanochat.testing.peers import tiktoken_pieces
 from nanochat.tokenizer import CL100K_PATTERN, GPT2_PATTERN, GPT4_PATTERN, SPLIT_PATTERN
 
 PATTERNS = {
@@ -45,21 +46,6 @@ def matches(pattern: str, text: str) -> str:
 
 def split(text: str | bytes, pattern: str = SPLIT_PATTERN) -> list[bytes]:
     return _core.bpe_pretokenize(text.encode() if isinstance(text, str) else text, pattern)
-
-
-def tiktoken_pieces(texts: list[str], pattern: str) -> list[list[bytes]]:
-    """Pieces of each text, by a vocabulary in which every substring is one token."""
-    tokens = dict.fromkeys(EVERY_BYTE)
-    for data in (text.encode() for text in texts):
-        for i in range(len(data)):
-            tokens.update(dict.fromkeys(data[i:j] for j in range(i + 1, len(data) + 1)))
-    encoding = tiktoken.Encoding(
-        "substrings",
-        pat_str=pattern,
-        mergeable_ranks={token: i for i, token in enumerate(tokens)},
-        special_tokens={},
-    )
-    return [encoding.decode_tokens_bytes(encoding.encode_ordinary(text)) for text in texts]
 
 
 def test_class_of_every_code_point_is_tiktokens() -> None:
