@@ -41,10 +41,10 @@ namespace {
 constexpr uint32_t kBoundary = 0xFFFFFFFF;
 constexpr uint32_t kHole = 0xFFFFFFFE;
 constexpr uint32_t kNumBytes = 256;
-constexpr size_t kPrefetch = 32;        // visits ahead
-constexpr size_t kCheck = 1 << 16;      // steps of a long walk from one look at `stop` to the next
-constexpr size_t kSharedVisits = 1024;  // of a merge that is worth waking the other threads for
-constexpr int kMaxThreads = 8;          // beyond, what one thread does alone decides
+constexpr size_t kPrefetch = 32;       // visits ahead
+constexpr size_t kCheck = 1 << 16;     // steps of a long walk from one look at `stop` to the next
+constexpr size_t kSharedVisits = 512;  // of a merge that is worth calling the other threads for
+constexpr int kMaxThreads = 8;         // beyond, what one thread does alone decides
 
 struct Pair {
   uint32_t left, right;
@@ -219,8 +219,7 @@ class MergeLoop {
             Training& training)
       : training_(training), team_(std::min(num_threads, kMaxThreads)), shares_(team_.size()) {
     std::erase_if(pieces, [](const WeightedPiece& piece) { return piece.bytes.size() < 2; });
-    std::sort(pieces.begin(), pieces.end(),
-              [](const WeightedPiece& a, const WeightedPiece& b) { return a.count > b.count; });
+    sort_by_count(pieces);
     lay_out(pieces);
     num_merges_ = std::min(num_merges, symbols_.size());  // each merge takes at least one symbol
     length_.assign(kNumBytes, 1);
@@ -249,28 +248,53 @@ class MergeLoop {
   }
 
  private:
+  // Each thread sorts a run; of the merging of two sorted halves there is little.
+  void sort_by_count(std::vector<WeightedPiece>& pieces) {
+    const auto is_more_frequent = [](const WeightedPiece& a, const WeightedPiece& b) {
+      return a.count > b.count;
+    };
+    const auto run = [&](size_t share) {
+      return pieces.begin() + static_cast<ptrdiff_t>(pieces.size() * share / shares_.size());
+    };
+    for_shares(shares_.size(),
+               [&](size_t share) { std::sort(run(share), run(share + 1), is_more_frequent); });
+    for (size_t share = 1; share < shares_.size(); ++share) {
+      std::inplace_merge(pieces.begin(), run(share), run(share + 1), is_more_frequent);
+    }
+  }
+
   void lay_out(const std::vector<WeightedPiece>& pieces) {
+    std::vector<size_t> firsts(shares_.size() + 1), first_cells(shares_.size() + 1);
     size_t num_cells = 1;
-    for (const WeightedPiece& piece : pieces) num_cells += piece.bytes.size() + 1;
+    for (size_t share = 0; share < shares_.size(); ++share) {
+      firsts[share + 1] = pieces.size() * (share + 1) / shares_.size();
+      first_cells[share] = num_cells;
+      for (size_t k = firsts[share]; k < firsts[share + 1]; ++k) {
+        const WeightedPiece& piece = pieces[k];
+        num_cells += piece.bytes.size() + 1;
+        if (steps_.empty() || steps_.back().weight != piece.count) {
+          steps_.push_back({0, piece.count});
+        }
+        steps_.back().end = static_cast<uint32_t>(num_cells);
+        total_weight_ += piece.count * static_cast<int64_t>(piece.bytes.size());
+      }
+      training_.check();
+    }
     if (num_cells >= kHole - kNumBytes) {
       throw std::length_error("train_bpe: distinct pieces must be below 4 GiB in all, got " +
                               std::to_string(num_cells) + " bytes");
     }
     symbols_ = HugeArray<uint32_t>(num_cells);
-    uint32_t end = 0;
-    symbols_[end++] = kBoundary;
-    for (size_t k = 0; k < pieces.size(); ++k) {
-      if (k % kCheck == 0) training_.check();
-      const WeightedPiece& piece = pieces[k];
-      if (k + kPrefetch < pieces.size()) __builtin_prefetch(pieces[k + kPrefetch].bytes.data());
-      for (const char byte : piece.bytes) symbols_[end++] = static_cast<unsigned char>(byte);
-      symbols_[end++] = kBoundary;
-      if (steps_.empty() || steps_.back().weight != piece.count) {
-        steps_.push_back({end, piece.count});
+    symbols_[0] = kBoundary;
+    for_shares(shares_.size(), [&](size_t share) {
+      size_t cell = first_cells[share];
+      for (size_t k = firsts[share]; k < firsts[share + 1]; ++k) {
+        if (k % kCheck == 0) training_.check();
+        if (k + kPrefetch < pieces.size()) __builtin_prefetch(pieces[k + kPrefetch].bytes.data());
+        for (const char byte : pieces[k].bytes) symbols_[cell++] = static_cast<unsigned char>(byte);
+        symbols_[cell++] = kBoundary;
       }
-      steps_.back().end = end;
-      total_weight_ += piece.count * static_cast<int64_t>(piece.bytes.size());
-    }
+    });
   }
 
   // Calls body(share number) for shares 0 to num_shares - 1, at once if there are several.

@@ -83,7 +83,8 @@ void PieceTable::reserve(size_t num_more) {
   }
 }
 
-void PieceTable::absorb(const PieceTable& other, const Training& training) {
+template <typename Visit>
+void PieceTable::for_each_batch(const PieceTable& other, const Training& training, Visit&& visit) {
   std::array<const Slot*, kBatch> batch;
   for (size_t i = 0; i < other.slots_.size();) {
     size_t n = 0;
@@ -91,10 +92,31 @@ void PieceTable::absorb(const PieceTable& other, const Training& training) {
       if (!other.slots_[i].is_free()) batch[n++] = &other.slots_[i];
     }
     training.check();
-    reserve(n);
     for (size_t k = 0; k < n; ++k) prefetch(batch[k]->hash);
-    for (size_t k = 0; k < n; ++k) add(*batch[k], other.piece_of(*batch[k]));
+    for (size_t k = 0; k < n; ++k) visit(*batch[k]);
   }
+}
+
+void PieceTable::add_all_of(const PieceTable& other, const Training& training) {
+  for_each_batch(other, training, [&](const Slot& slot) {
+    reserve(1);
+    add(slot, other.piece_of(slot));
+  });
+}
+
+void PieceTable::add_counts_of(const PieceTable& other, const Training& training,
+                               const std::function<void(std::string_view, int64_t)>& is_new) {
+  const size_t mask = slots_.size() - 1;
+  for_each_batch(other, training, [&](const Slot& slot) {
+    const std::string_view piece = other.piece_of(slot);
+    for (size_t i = slot.hash & mask; !slots_[i].is_free(); i = (i + 1) & mask) {
+      if (holds(slots_[i], slot, piece)) {
+        slots_[i].count += slot.count;
+        return;
+      }
+    }
+    is_new(piece, slot.count);
+  });
 }
 
 void PieceCounter::add_text(std::string_view text, Training& training) {

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -17,12 +18,21 @@
 
 namespace nanochat::bpe {
 
-class PieceTable {
+// Two lines, since they are fetched in pairs: what one thread writes often is on no line of
+// another.
+constexpr size_t kOwnLines = 128;
+
+class alignas(kOwnLines) PieceTable {
  public:
   PieceTable();
 
   // Adds the pieces of `other`.
-  void absorb(const PieceTable& other, const Training& training);
+  void add_all_of(const PieceTable& other, const Training& training);
+
+  // Adds the counts of those pieces of `other` that are here, and calls is_new(piece, count) for
+  // the rest: no table has to grow for what is only going to be listed.
+  void add_counts_of(const PieceTable& other, const Training& training,
+                     const std::function<void(std::string_view piece, int64_t count)>& is_new);
 
   [[nodiscard]] size_t size() const { return size_; }
 
@@ -54,6 +64,9 @@ class PieceTable {
   void prefetch(uint64_t hash) const;
   void add(const Slot& key, std::string_view piece);
   void reserve(size_t num_more);
+  // visit(slot) for every slot of `other` in use, once the slot here that it maps to is on its way.
+  template <typename Visit>
+  void for_each_batch(const PieceTable& other, const Training& training, Visit&& visit);
 
   HugeArray<Slot> slots_;  // a power of two
   std::string arena_;
@@ -62,7 +75,7 @@ class PieceTable {
 
 // Counts the pieces of texts, in parts by hash: so that each thread can combine one part of the
 // counters of all threads.
-class PieceCounter {
+class alignas(kOwnLines) PieceCounter {
  public:
   PieceCounter(Splitter splitter, size_t num_parts) : splitter_(splitter), parts_(num_parts) {}
 

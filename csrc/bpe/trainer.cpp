@@ -60,35 +60,41 @@ void Trainer::count_text(const Text& text, size_t index, size_t thread) {
   }
 }
 
-std::vector<PieceTable> Trainer::combine_counters(std::vector<WeightedPiece>& pieces) {
-  std::vector<PieceTable> parts(counters_.size());
-  std::vector<std::vector<WeightedPiece>> pieces_of(parts.size());
+std::vector<WeightedPiece> Trainer::combine_counters() {
+  const size_t num_parts = counters_.size();
+  std::vector<std::vector<WeightedPiece>> pieces_of(num_parts);
   for_each_thread([&](size_t part) {
-    PieceTable& sum = parts[part];
-    sum = std::move(counters_[0].part(part));
+    PieceTable& sum = counters_[0].part(part);
+    std::vector<WeightedPiece>& pieces = pieces_of[part];
+    const auto list = [&](std::string_view piece, int64_t count) {
+      pieces.push_back({piece, count});
+    };
     for (size_t other = 1; other < counters_.size(); ++other) {
-      sum.absorb(counters_[other].part(part), training_);
-      counters_[other].part(part) = PieceTable();
+      PieceTable& theirs = counters_[other].part(part);
+      if (other + 1 == counters_.size()) {
+        pieces.reserve(sum.size() + theirs.size());
+        sum.add_counts_of(theirs, training_, list);
+      } else {
+        sum.add_all_of(theirs, training_);
+        theirs = PieceTable();
+      }
     }
-    pieces_of[part].reserve(sum.size());
-    sum.for_each(
-        [&](std::string_view piece, int64_t count) { pieces_of[part].push_back({piece, count}); });
+    pieces.reserve(pieces.size() + sum.size());
+    sum.for_each(list);
   });
-  pieces = std::move(pieces_of[0]);
-  for (size_t part = 1; part < parts.size(); ++part) {
+  std::vector<WeightedPiece> pieces = std::move(pieces_of[0]);
+  for (size_t part = 1; part < num_parts; ++part) {
     pieces.insert(pieces.end(), pieces_of[part].begin(), pieces_of[part].end());
     pieces_of[part] = {};
   }
-  return parts;
+  return pieces;
 }
 
 std::vector<std::string> Trainer::train(int64_t vocab_size) {
-  std::vector<WeightedPiece> pieces;
-  std::vector<PieceTable> parts = combine_counters(pieces);
+  const auto num_threads = static_cast<int>(counters_.size());
   const auto num_merges = static_cast<size_t>(vocab_size - kMinVocabSize);
-  const std::vector<Merge> merges =
-      learn_merges(std::move(pieces), num_merges, static_cast<int>(counters_.size()), training_,
-                   [&] { parts.clear(); });
+  const std::vector<Merge> merges = learn_merges(combine_counters(), num_merges, num_threads,
+                                                 training_, [this] { counters_.clear(); });
 
   std::vector<std::string> tokens;
   tokens.reserve(static_cast<size_t>(kMinVocabSize) + merges.size());

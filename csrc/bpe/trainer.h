@@ -40,8 +40,8 @@ class Trainer {
  private:
   void for_each_thread(const std::function<void(size_t thread)>& body) const;
   void count_text(const Text& text, size_t index, size_t thread);
-  // The tables that hold the bytes of all pieces, one for each thread.
-  [[nodiscard]] std::vector<PieceTable> combine_counters(std::vector<WeightedPiece>& pieces);
+  // Every distinct piece once; its bytes are in the counters.
+  [[nodiscard]] std::vector<WeightedPiece> combine_counters();
 
   Training& training_;
   std::vector<PieceCounter> counters_;  // one for each thread

@@ -6,8 +6,9 @@
 namespace nanochat {
 namespace {
 
-// About 20 us: longer than a short step, shorter than anybody else waits for the processor.
-constexpr int kSpins = 500;
+// About 200 us. Steps come in bursts, with what one thread does alone between them; a thread that
+// sleeps there is awake when the step it was woken for is over.
+constexpr int kSpins = 5000;
 
 void pause() {
 #if defined(__x86_64__)

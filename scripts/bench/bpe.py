@@ -9,9 +9,11 @@ machine slows all of them; figures are medians over the rounds, ratios the media
 ratios. The clock runs from Python strings in memory to the ranks, or the ids, in memory.
 
 Training: each measurement in a fresh process; "peak MB" is the rise of resident memory above what
-the documents take. Encoding: one process for each kind of text, one thread but for the column that
-says otherwise, in MB/s; "first" is a new encoder, "warm" the same one again. What a process does is
-in nanochat.testing.bpe_child. Text that is not given is made up, see nanochat.testing.texts.
+the documents take. "ours, 1 each" runs as many trainings of one thread at once as it says threads:
+its "x one thread", trainings in the time of one alone, is what the machine gives to that many.
+Encoding: one process for each kind of text, one thread but for the column that says otherwise, in
+MB/s; "first" is a new encoder, "warm" the same one again. What a process does is in
+nanochat.testing.bpe_child. Text that is not given is made up, see nanochat.testing.texts.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from typing import Any
 
 from nanochat.common.errors import UserError, run_main
 from nanochat.testing import bench, child, peers, texts
-from nanochat.testing.bpe_child import our_threads
+from nanochat.testing.bpe_child import AT_ONCE, our_threads
 from nanochat.testing.peers import HF
 from nanochat.testing.texts import Texts
 from nanochat.tokenizer import Tokenizer, train_bpe
@@ -37,6 +39,7 @@ from nanochat.tokenizer.bpe import available_cpus
 PACKAGES = ("rustbpe", "tiktoken", "tokenizers")
 CHILD = "nanochat.testing.bpe_child"
 BASE = ("rustbpe", 1)  # what training is compared with
+ONE = ("ours", 1)  # what more threads are compared with
 
 OTHER_ORDER = "bytes in another order"  # in place of the hash: other ties, hence other tokens
 RAW = "random bytes, raw"  # as bytes, which only ours takes
@@ -48,6 +51,7 @@ RAW = "random bytes, raw"  # as bytes, which only ours takes
 def contenders(threads: list[int], with_tokenizers: bool) -> list[tuple[str, int]]:
     """Name and number of threads, those that are installed."""
     names = [*(("ours", n) for n in threads), ("ours, Arrow", 1)]
+    names += [(AT_ONCE, n) for n in threads if n > 1]
     if peers.installed("rustbpe"):
         names += [("rustbpe", n) for n in sorted({1, max(threads)})]
     if peers.installed(HF) and with_tokenizers:
@@ -94,6 +98,7 @@ def train_rows(
     rounds = train_rounds(corpus, names, options)
     rows: list[dict[str, object]] = []
     bases = [results[BASE] for results in rounds if BASE in results]
+    ones = [results[ONE] for results in rounds if ONE in results]
     for name, num_threads in names:
         own = [results[name, num_threads] for results in rounds]
         wall_s = median(column(own, "wall_s"))
@@ -109,11 +114,21 @@ def train_rows(
                 "MB/s": corpus.num_bytes / 1e6 / wall_s,
                 "peak MB": None if None in peaks else round(median(peaks) / 1e6),
                 "x rustbpe": ratio(column(bases, "wall_s"), column(own, "wall_s")),
+                "x one thread": gain(
+                    name, num_threads, ratio(column(ones, "wall_s"), column(own, "wall_s"))
+                ),
                 "x in cpu s": ratio(column(bases, "cpu_s"), column(own, "cpu_s")),
                 "sha256 of tokens": OTHER_ORDER if name == HF else own[0]["sha256"][:16],
             }
         )
     return rows
+
+
+def gain(name: str, num_threads: int, ratio: float | None) -> float | None:
+    """Trainings in the time of one with one thread."""
+    if not name.startswith("ours") or ratio is None:
+        return None
+    return ratio * num_threads if name == AT_ONCE else ratio
 
 
 def column(results: list[dict[str, Any]], name: str) -> list[Any]:

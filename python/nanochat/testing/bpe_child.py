@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -21,6 +22,8 @@ from nanochat.testing import child, peers
 from nanochat.testing.texts import Texts
 from nanochat.tokenizer import Tokenizer, train_bpe
 
+AT_ONCE = "ours, 1 each"  # threads are processes here
+
 
 def train(contender: str, documents: list[Any], vocab_size: int, num_threads: int) -> list[Any]:
     """Tokens in the order of ids. The threads of peers are set by the environment."""
@@ -28,7 +31,25 @@ def train(contender: str, documents: list[Any], vocab_size: int, num_threads: in
         return peers.train_rustbpe(documents, vocab_size)
     if contender == peers.HF:
         return list(map(str.encode, peers.train_tokenizers(documents, vocab_size)))
+    if contender == AT_ONCE:
+        return train_at_once(documents, vocab_size, num_threads)
     return list(train_bpe(documents, vocab_size, num_threads=num_threads))
+
+
+def train_at_once(documents: list[Any], vocab_size: int, num_processes: int) -> list[Any]:
+    """The same training, with one thread, in so many processes that share nothing but the machine:
+    what that gives beyond one of them is what threads could give at best."""
+    others = []
+    for _ in range(num_processes - 1):
+        if (pid := os.fork()) == 0:
+            train_bpe(documents, vocab_size, num_threads=1)
+            os._exit(0)
+        others.append(pid)
+    tokens = list(train_bpe(documents, vocab_size, num_threads=1))
+    failed = [pid for pid in others if os.waitpid(pid, 0)[1] != 0]
+    if failed:
+        raise UserError(f"bench bpe: {len(failed)} of {num_processes} trainings at once failed")
+    return tokens
 
 
 def measure_training(request: dict[str, Any]) -> dict[str, Any]:

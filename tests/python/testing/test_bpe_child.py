@@ -10,7 +10,7 @@ import pytest
 
 from nanochat.common.errors import UserError
 from nanochat.testing import peers, texts
-from nanochat.testing.bpe_child import measure_encoding, measure_training
+from nanochat.testing.bpe_child import AT_ONCE, measure_encoding, measure_training
 from nanochat.testing.texts import Texts
 from nanochat.tokenizer import Tokenizer, train_bpe
 
@@ -34,7 +34,7 @@ def request_for_ids(tmp_path: Path) -> dict[str, Any]:
 def test_all_but_hugging_face_learn_the_same_tokens(tmp_path: Path) -> None:
     saved = Texts.save(DOCUMENTS, tmp_path / "texts.jsonl")
     hashes = {}
-    for name in ("ours", "ours, Arrow", "rustbpe", "tokenizers"):
+    for name in ("ours", "ours, Arrow", AT_ONCE, "rustbpe", "tokenizers"):
         request = {
             "texts": asdict(saved),
             "contender": name,
@@ -44,7 +44,13 @@ def test_all_but_hugging_face_learn_the_same_tokens(tmp_path: Path) -> None:
         answer = measure_training(request)
         assert answer["tokens"] == 400 and answer["wall_s"] > 0
         hashes[name] = answer["sha256"]
-    assert hashes["ours"] == hashes["ours, Arrow"] == hashes["rustbpe"] != hashes["tokenizers"]
+    assert (
+        hashes["ours"]
+        == hashes["ours, Arrow"]
+        == hashes[AT_ONCE]
+        == hashes["rustbpe"]
+        != hashes["tokenizers"]
+    )
 
 
 def test_every_encoder_has_a_time_in_every_round(request_for_ids: dict[str, Any]) -> None:
