@@ -14,11 +14,11 @@
 #include <string_view>
 #include <vector>
 
-#include "bpe/huge_array.h"
 #include "bpe/piece_key.h"
 #include "bpe/piece_merger.h"
 #include "bpe/pretokenize.h"
 #include "bpe/vocabulary.h"
+#include "common/huge_array.h"
 
 namespace nanochat::bpe {
 

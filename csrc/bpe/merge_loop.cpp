@@ -31,8 +31,8 @@
 #include <stdexcept>
 #include <string>
 
-#include "bpe/huge_array.h"
 #include "bpe/pair_map.h"
+#include "common/huge_array.h"
 #include "common/team.h"
 
 namespace nanochat::bpe {

@@ -12,9 +12,9 @@
 #include <string_view>
 #include <vector>
 
-#include "bpe/huge_array.h"
 #include "bpe/pretokenize.h"
 #include "bpe/training.h"
+#include "common/huge_array.h"
 
 namespace nanochat::bpe {
 

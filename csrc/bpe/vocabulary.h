@@ -11,7 +11,7 @@
 #include <string_view>
 #include <vector>
 
-#include "bpe/huge_array.h"
+#include "common/huge_array.h"
 
 namespace nanochat::bpe {
 

@@ -13,7 +13,7 @@
 #include <sys/mman.h>
 #endif
 
-namespace nanochat::bpe {
+namespace nanochat {
 
 struct FreeMemory {
   void operator()(void* memory) const { std::free(memory); }
@@ -69,4 +69,4 @@ class HugeArray {
   size_t size_ = 0;
 };
 
-}  // namespace nanochat::bpe
+}  // namespace nanochat

@@ -1,0 +1,45 @@
+#include "engine/cpu/kernels.h"
+
+#include "common/check.h"
+#include "common/cpu_level.h"
+
+namespace nanochat::engine {
+
+const Kernels& kernels_base(Precision precision);
+#if defined(__x86_64__)
+const Kernels& kernels_avx2(Precision precision);
+const Kernels& kernels_avx512(Precision precision);
+const Kernels& kernels_avx512_bf16(Precision precision);
+#endif
+
+Isa best_isa() {
+#if defined(__x86_64__)
+  const CpuLevel level = best_cpu_level();
+  if (level == CpuLevel::kAvx512) {
+    return __builtin_cpu_supports("avx512bf16") ? Isa::kAvx512Bf16 : Isa::kAvx512;
+  }
+  if (level == CpuLevel::kAvx2) return Isa::kAvx2;
+#endif
+  return Isa::kBase;
+}
+
+const Kernels& kernels(Isa isa, Precision precision) {
+  if (isa > best_isa()) {
+    throw Unsupported(concat("engine: this machine has instruction level ",
+                             static_cast<int>(best_isa()), ", got ", static_cast<int>(isa)));
+  }
+  switch (isa) {
+#if defined(__x86_64__)
+    case Isa::kAvx512Bf16:
+      return kernels_avx512_bf16(precision);
+    case Isa::kAvx512:
+      return kernels_avx512(precision);
+    case Isa::kAvx2:
+      return kernels_avx2(precision);
+#endif
+    default:
+      return kernels_base(precision);
+  }
+}
+
+}  // namespace nanochat::engine

@@ -1,0 +1,9 @@
+#include "engine/cpu/kernels_impl.h"
+
+namespace nanochat::engine {
+
+const Kernels& kernels_avx2(Precision precision) {
+  return table_of<8, false>(precision);
+}
+
+}  // namespace nanochat::engine

@@ -1,0 +1,9 @@
+#include "engine/cpu/kernels_impl.h"
+
+namespace nanochat::engine {
+
+const Kernels& kernels_avx512(Precision precision) {
+  return table_of<16, false>(precision);
+}
+
+}  // namespace nanochat::engine

@@ -1,0 +1,9 @@
+#include "engine/cpu/kernels_impl.h"
+
+namespace nanochat::engine {
+
+const Kernels& kernels_base(Precision precision) {
+  return table_of<4, false>(precision);
+}
+
+}  // namespace nanochat::engine
