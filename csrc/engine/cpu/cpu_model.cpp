@@ -30,9 +30,8 @@ class Source {
     check(size == n, "engine: weight ", name, " must have ", n, " elements, got ", view.shape());
     std::vector<float> values(static_cast<size_t>(n));
     for (int64_t i = 0; i < n; ++i) {
-      values[static_cast<size_t>(i)] = view.dtype == DType::kBFloat16
-                                           ? to_float(view.as<BFloat16>()[i])
-                                           : view.as<float>()[i];
+      values[static_cast<size_t>(i)] =
+          view.dtype == DType::kBFloat16 ? to_float(view.as<BFloat16>()[i]) : view.as<float>()[i];
     }
     return values;
   }
@@ -54,8 +53,8 @@ HugeArray<char> copy_rows(const TensorView& table, Precision precision) {
   const int64_t n = table.sizes[0] * table.sizes[1];
   HugeArray<char> out(static_cast<size_t>(n) * (precision == Precision::kBFloat16 ? 2 : 4));
   for (int64_t i = 0; i < n; ++i) {
-    const float x = table.dtype == DType::kBFloat16 ? to_float(table.as<BFloat16>()[i])
-                                                    : table.as<float>()[i];
+    const float x =
+        table.dtype == DType::kBFloat16 ? to_float(table.as<BFloat16>()[i]) : table.as<float>()[i];
     if (precision == Precision::kBFloat16) {
       reinterpret_cast<BFloat16*>(&out[0])[i] = to_bfloat16(x);
     } else {
@@ -128,9 +127,9 @@ CpuModel::CpuModel(const ModelConfig& config, const Tensors& tensors, const CpuO
   const int64_t half = D / 2;
   for (int64_t position = 0; position < config.seq_len; ++position) {
     for (int64_t j = 0; j < half; ++j) {
-      const double angle = static_cast<double>(position) *
-                           std::pow(config.rope_base, -static_cast<double>(2 * j) /
-                                                          static_cast<double>(D));
+      const double angle =
+          static_cast<double>(position) *
+          std::pow(config.rope_base, -static_cast<double>(2 * j) / static_cast<double>(D));
       cos_.push_back(static_cast<float>(std::cos(angle)));
       sin_.push_back(static_cast<float>(std::sin(angle)));
     }
@@ -156,7 +155,8 @@ void CpuModel::for_each(int64_t n, int64_t at_once, const Body& body) {
     for (int64_t i = n * task / num_tasks; i < n * (task + 1) / num_tasks; ++i) body(i);
   };
   if (num_tasks <= 1) return n > 0 ? range(0) : void();
-  team_.run(static_cast<size_t>(num_tasks), [&](size_t task) { range(static_cast<int64_t>(task)); });
+  team_.run(static_cast<size_t>(num_tasks),
+            [&](size_t task) { range(static_cast<int64_t>(task)); });
 }
 
 void CpuModel::read_row(const Table& table, int32_t token, float* out) const {
@@ -279,7 +279,8 @@ void CpuModel::run_layer(size_t l) {
   }
 }
 
-// Rotates and norms queries and keys of one token, gates its values; keys and values go to the page.
+// Rotates and norms queries and keys of one token, gates its values; keys and values go to the
+// page.
 void CpuModel::prepare_heads(size_t l, int64_t row) {
   const Layer& layer = layers_[l];
   const Run& run = *run_of_row_[static_cast<size_t>(row)];
@@ -364,7 +365,8 @@ void CpuModel::attend(size_t l) {
     const auto [run, first] = tiles[static_cast<size_t>(i % num_tiles)];
     const int64_t h = i / num_tiles, kv_head = h / (H / Hkv);
     const int64_t at = ((run->first_row + first) * H + h) * D * kernels_.input_bytes;
-    const auto num_queries = static_cast<int>(std::min<int64_t>(run->num_rows - first, kMaxQueries));
+    const auto num_queries =
+        static_cast<int>(std::min<int64_t>(run->num_rows - first, kMaxQueries));
     const int64_t position = run->position + first;
     thread_local std::vector<float> scratch;
     make_room(scratch, num_queries * (position + num_queries + 2 * kPageTokens));

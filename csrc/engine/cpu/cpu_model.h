@@ -1,8 +1,8 @@
 // The model on the processor: weights packed once, keys and values in pages, every step a few
 // products with small loops between them. Rows of a step are tokens, of any sequences.
 //
-//   cost of a step of M tokens, d12 in bf16: 220 MB of weights + 36 KiB of cache for each token that
-//   is looked back at; 2 x 110 MFLOP x M. Up to M ~ 12 a core the bytes decide.
+//   cost of a step of M tokens, d12 in bf16: 220 MB of weights + 36 KiB of cache for each token
+//   that is looked back at; 2 x 110 MFLOP x M. Up to M ~ 12 a core the bytes decide.
 //
 // Activations: the residual stream, norms, rotation and softmax are fp32; what goes into a product,
 // the keys and the values are rounded to bf16 in a bf16 model.

@@ -1,9 +1,8 @@
 // The loops of the CPU model, compiled once for each instruction level and chosen at run time.
 //
-//   level         products                                             inputs of products (bf16 model)
-//   base, avx2,   bf16 weights widened by a shift, fused multiply-add  fp32 holding bf16 values
-//   avx512        of even, then odd k
-//   avx512_bf16   dpbf16ps, two k at a time                            pairs of bf16
+//   level         products                                             inputs of products (bf16
+//   model) base, avx2,   bf16 weights widened by a shift, fused multiply-add  fp32 holding bf16
+//   values avx512        of even, then odd k avx512_bf16   dpbf16ps, two k at a time pairs of bf16
 //
 // In a model of fp32, weights and inputs are fp32 at every level.
 #pragma once
@@ -42,14 +41,14 @@ struct Product {
 struct AttendTask {
   const void* queries;  // (num_queries, D), as inputs of products
   int64_t query_stride;
-  int num_queries;    // at most kMaxQueries
-  int first_position; // of the first query
-  int window;         // keys visible to the left, -1 for all
+  int num_queries;     // at most kMaxQueries
+  int first_position;  // of the first query
+  int window;          // keys visible to the left, -1 for all
   int head_dim;
   float scale;
-  const char* const* pages;  // memory of the sequence's pages
+  const char* const* pages;            // memory of the sequence's pages
   int64_t keys_offset, values_offset;  // bytes, in a page
-  void* out;       // (num_queries, D), as inputs of products
+  void* out;                           // (num_queries, D), as inputs of products
   int64_t out_stride;
   float* scratch;  // num_queries times the keys from the first page that is seen to the last
 };

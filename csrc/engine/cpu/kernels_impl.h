@@ -243,8 +243,7 @@ struct Loops {
       simd::write(x + half + i, y2);
       squares.add(y1 * y1 + y2 * y2);
     });
-    const float factor =
-        scale / __builtin_sqrtf(squares.total() / static_cast<float>(D) + eps);
+    const float factor = scale / __builtin_sqrtf(squares.total() / static_cast<float>(D) + eps);
     for (int64_t i = 0; i < D; ++i) x[i] *= factor;
   }
 
@@ -281,8 +280,7 @@ struct Loops {
     });
     for (int r = 0; r < task.num_queries; ++r) {
       const int64_t position = task.first_position + r;
-      const int64_t low =
-          task.window < 0 || position < task.window ? 0 : position - task.window;
+      const int64_t low = task.window < 0 || position < task.window ? 0 : position - task.window;
       const int64_t offset = first_page * kPageTokens;
       sums[r] = softmax(scores + r * stride, low - offset, position + 1 - offset, end - offset,
                         task.scale);
@@ -346,8 +344,8 @@ struct Loops {
   static void add_values(const AttendTask& task, int r, int64_t begin, int64_t end,
                          int64_t first_page, const float* scores, int64_t stride,
                          const float* sums) {
-    constexpr int kAtOnce = rows <= 2 && N == 16 ? 4 : 2;      // loads of a row in flight
-    constexpr int kPerLoad = kHalf ? 2 * N : N;                // elements
+    constexpr int kAtOnce = rows <= 2 && N == 16 ? 4 : 2;  // loads of a row in flight
+    constexpr int kPerLoad = kHalf ? 2 * N : N;            // elements
     constexpr int kStep = kAtOnce * kPerLoad;
     const int64_t D = task.head_dim;
     const float* const weights = scores + r * stride - first_page * kPageTokens;

@@ -1,0 +1,16 @@
+# Loops that are compiled once for each instruction level, chosen at run time. Unlike those of cpu_level.h they use
+# instructions that the compiler only takes in a file with the level's flags: <stem>_base.cpp, and on x86-64 the others.
+function(nanochat_add_levels target stem)
+  set(flags -ffp-contract=fast -Wno-psabi)
+  target_sources(${target} PRIVATE ${stem}_base.cpp)
+  set_source_files_properties(${stem}_base.cpp PROPERTIES COMPILE_OPTIONS "${flags}")
+  if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+    set(avx2 -mavx2 -mfma)
+    set(avx512 ${avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl)
+    set(avx512_bf16 ${avx512} -mavx512bf16)
+    foreach(level avx2 avx512 avx512_bf16)
+      target_sources(${target} PRIVATE ${stem}_${level}.cpp)
+      set_source_files_properties(${stem}_${level}.cpp PROPERTIES COMPILE_OPTIONS "${flags};${${level}}")
+    endforeach()
+  endif()
+endfunction()
