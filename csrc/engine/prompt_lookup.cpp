@@ -30,8 +30,8 @@ double step_cost(int num_rows) {
          (high->cost - low->cost) * (num_rows - low->num_rows) / (high->num_rows - low->num_rows);
 }
 
-constexpr double kDecay = 0.8;   // of what is known, for every draft that follows
-constexpr int kProbeDrafts = 2;  // tokens of a draft that only asks whether drafting pays again
+constexpr double kRate = 0.125;  // of a token's weight in the moving average
+constexpr int kProbeDrafts = 2;
 
 }  // namespace
 
@@ -89,12 +89,11 @@ void PromptLookup::insert(int32_t last) {
 
 int SpeculationGate::num_drafts(int num_rows, int max_drafts) const {
   assert(num_rows >= 1 && max_drafts >= 0);
-  const double chance = accepted_ / (accepted_ + refused_);
   const double rate = num_rows / step_cost(num_rows);  // tokens in the time of a step of one
   int best = 0;
   double best_gain = 0, accepted = 0, gained = 0;
   for (int n = 1; n <= max_drafts; ++n) {
-    accepted = (1 + accepted) * chance;
+    accepted = (1 + accepted) * chance_;
     gained = accepted - rate * (step_cost(num_rows + n) - step_cost(num_rows));
     if (gained > best_gain) {
       best = n;
@@ -111,12 +110,12 @@ void SpeculationGate::record(int num_drafted, int num_accepted) {
     ++num_since_draft_;
     return;
   }
-  accepted_ = kDecay * accepted_ + num_accepted;
-  refused_ = kDecay * refused_ + (num_accepted < num_drafted ? 1 : 0);
-  if (num_accepted > 0) {
-    probe_after_ = kMinProbeAfter;
-  } else if (num_since_draft_ >= probe_after_) {  // a probe in vain
-    probe_after_ = std::min(2 * probe_after_, kMaxProbeAfter);
+  for (int i = 0; i < num_accepted; ++i) chance_ += kRate * (1 - chance_);
+  if (num_accepted < num_drafted) chance_ -= kRate * chance_;
+  if (num_accepted == num_drafted) {
+    probe_after_ = 0;  // and another at once
+  } else if (num_since_draft_ >= probe_after_) {
+    probe_after_ = std::clamp(2 * probe_after_, kMinProbeAfter, kMaxProbeAfter);
   }
   num_since_draft_ = 0;
 }

@@ -39,25 +39,25 @@ class PromptLookup {
 // How many tokens a sequence should draft, from what became of its drafts before. It changes how
 // much is computed, never what comes out.
 //
-// A token drafted costs a row more in the step. With R rows in the step as it is, `d` drafts pay
-// when they bring more than R (cost(R + d) / cost(R) - 1) tokens: 0.1 for three drafts of a
-// sequence alone, 1.2 if eight share the step. What they bring is estimated with one chance p for
-// every token to be accepted, p + p^2 + .. + p^d.
+// A token drafted costs a row more in the step. With R rows in the step as it is, n drafts pay when
+// they bring more than R (cost(R + n) / cost(R) - 1) tokens: 0.1 for three drafts of a sequence
+// alone, 1.2 if eight share the step. They are expected to bring p + p^2 + .. + p^n, with a moving
+// average p of the share of tokens accepted, up to the first refused of each draft. Where no number
+// pays, a short draft now and then finds out whether times have changed.
 class SpeculationGate {
  public:
   // Of a step that computes `num_rows` tokens anyway, one of them this sequence's. 0: do not.
   [[nodiscard]] int num_drafts(int num_rows, int max_drafts) const;
 
-  // What a step did with the drafts that it was given, if any: it settles one token more than it
-  // accepts.
+  // Of every step, also of one without a draft.
   void record(int num_drafted, int num_accepted);
 
  private:
-  double accepted_ = 1, refused_ = 1;  // moving sums; half the tokens, until more is known
-  int num_since_draft_ = 0;            // tokens
-  int probe_after_ = kMinProbeAfter;   // tokens without a draft
+  static constexpr int kMinProbeAfter = 32, kMaxProbeAfter = 256;  // steps without a draft
 
-  static constexpr int kMinProbeAfter = 32, kMaxProbeAfter = 256;
+  double chance_ = 0.5;  // of a token to be accepted
+  int num_since_draft_ = 0;
+  int probe_after_ = kMinProbeAfter;
 };
 
 }  // namespace nanochat::engine

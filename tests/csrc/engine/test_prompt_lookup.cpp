@@ -136,10 +136,52 @@ void test_break_even_depends_on_the_rows() {
   }
 }
 
+// Off for long, it asks seldom; a probe accepted as a whole is followed by the next at once.
 void test_gate_comes_back() {
   SpeculationGate gate;
-  num_drafted_of(gate, 8, 0.0, 2000);
-  REQUIRE(num_drafted_of(gate, 8, 1.0, 600) > 300);
+  num_drafted_of(gate, 8, 0.0, 5000);
+  int num_without = 0;
+  while (gate.num_drafts(8, kManyDrafts) == 0) {
+    gate.record(0, 0);
+    REQUIRE(++num_without <= 256);
+  }
+  int num_steps = 0;
+  for (; gate.num_drafts(8, kManyDrafts) < kManyDrafts; ++num_steps) {
+    const int drafted = gate.num_drafts(8, kManyDrafts);
+    REQUIRE(drafted > 0);
+    gate.record(drafted, drafted);
+  }
+  REQUIRE(num_steps <= 16);
+}
+
+void test_half_accepted_probe_is_no_reason() {
+  SpeculationGate gate;
+  num_drafted_of(gate, 32, 0.0, 2000);
+  for (int i = 0; i < 10; ++i) {
+    while (gate.num_drafts(32, kManyDrafts) == 0) gate.record(0, 0);
+    REQUIRE(gate.num_drafts(32, kManyDrafts) == 2);
+    gate.record(2, 1);
+    REQUIRE(gate.num_drafts(32, kManyDrafts) == 0);
+  }
+}
+
+// Copying ends: some dear drafts in vain, then cheap ones, then none.
+void test_gate_lets_go_fast() {
+  SpeculationGate gate;
+  num_drafted_of(gate, 1, 1.0, 100);
+  REQUIRE(num_drafted_of(gate, 1, 0.0, 30) < 6 * kManyDrafts);
+  for (int i = 0; i < 32; ++i) {
+    REQUIRE(gate.num_drafts(1, kManyDrafts) == 0);
+    gate.record(0, 0);
+  }
+  REQUIRE(gate.num_drafts(1, kManyDrafts) == 2);  // drafts in vain are no probes in vain
+}
+
+void test_bad_luck_does_not_stop_a_gate() {
+  SpeculationGate gate;
+  num_drafted_of(gate, 1, 0.6, 20);
+  REQUIRE(num_drafted_of(gate, 1, 0.0, 5) > 0);
+  REQUIRE(gate.num_drafts(1, kManyDrafts) > 0);
 }
 
 }  // namespace
@@ -152,4 +194,7 @@ int main() {
   test_gate_drafts_while_it_pays();
   test_break_even_depends_on_the_rows();
   test_gate_comes_back();
+  test_half_accepted_probe_is_no_reason();
+  test_gate_lets_go_fast();
+  test_bad_luck_does_not_stop_a_gate();
 }
