@@ -77,7 +77,7 @@ KvCache::Opened KvCache::open(std::span<const int32_t> prompt) {
   if (match.num_tokens > 0) {
     const Text tail{rest.parent, rest.tokens.first(static_cast<size_t>(match.num_tokens))};
     int32_t page = find_idle(tail);
-    if (page != kNone) {  // nobody's tail, and all of it agrees: goes on where it ended
+    if (page != kNone) {  // nobody's, and all of it agrees: the sequence goes on where it ended
       hold(page);
     } else {
       if (nodes_[match.page].num_holders == 0) {  // used now; also the last page to be taken
@@ -204,8 +204,8 @@ KvCache::Text KvCache::text(int32_t page) const {
   return {.parent = node.parent, .tokens = {tokens, static_cast<size_t>(node.num_tokens)}};
 }
 
-// Of the page in front of `before` and the one at `after`, which has more of the text's first
-// tokens?
+// Of the page in front of `before` and the one at `after`, the one that has more of the text's
+// first tokens, in the order of pages the nearest to it.
 KvCache::Match KvCache::nearest(Index::const_iterator before, Index::const_iterator after,
                                 const Text& wanted) const {
   Match best;

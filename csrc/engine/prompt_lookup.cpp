@@ -12,11 +12,11 @@ constexpr int32_t kNone = -1;
 constexpr int kMaxCandidates = 32;   // looked at for a draft, the latest ones
 constexpr size_t kMinBuckets = 256;  // and at least one for each token
 
-// Time of a step by its tokens, for all matrices of d12 in bf16 on one core (Zen 5): bandwidth
-// until about 12 tokens, arithmetic from there on.
+// Time of a step by its rows: all matrices of d12 in bf16 on one core (Zen 5), where bandwidth
+// decides up to about 12 rows, arithmetic from there on.
 struct StepCost {
   int num_rows;
-  double cost;  // of a step of one token
+  double cost;  // in steps of one row
 };
 constexpr StepCost kStepCosts[] = {{1, 1.0},  {2, 1.07},  {4, 1.10},
                                    {8, 1.30}, {16, 1.84}, {32, 2.9}};
@@ -30,8 +30,8 @@ double step_cost(int num_rows) {
          (high->cost - low->cost) * (num_rows - low->num_rows) / (high->num_rows - low->num_rows);
 }
 
-constexpr double kRate = 0.125;  // of a token's weight in the moving average
-constexpr int kProbeDrafts = 2;
+constexpr double kRate = 0.125;  // weight of a token in the moving average
+constexpr int kProbeDrafts = 2;  // tokens
 
 }  // namespace
 
@@ -91,13 +91,13 @@ int SpeculationGate::num_drafts(int num_rows, int max_drafts) const {
   assert(num_rows >= 1 && max_drafts >= 0);
   const double rate = num_rows / step_cost(num_rows);  // tokens in the time of a step of one
   int best = 0;
-  double best_gain = 0, accepted = 0, gained = 0;
+  double best_gain = 0, accepted = 0;
   for (int n = 1; n <= max_drafts; ++n) {
     accepted = (1 + accepted) * chance_;
-    gained = accepted - rate * (step_cost(num_rows + n) - step_cost(num_rows));
-    if (gained > best_gain) {
+    const double gain = accepted - rate * (step_cost(num_rows + n) - step_cost(num_rows));
+    if (gain > best_gain) {
       best = n;
-      best_gain = gained;
+      best_gain = gain;
     }
   }
   if (best == 0 && num_since_draft_ >= probe_after_) return std::min(kProbeDrafts, max_drafts);

@@ -46,10 +46,10 @@ class PromptLookup {
 // pays, a short draft now and then finds out whether times have changed.
 class SpeculationGate {
  public:
-  // Of a step that computes `num_rows` tokens anyway, one of them this sequence's. 0: do not.
+  // For a step that computes `num_rows` tokens anyway, one of them this sequence's; 0: do not.
   [[nodiscard]] int num_drafts(int num_rows, int max_drafts) const;
 
-  // Of every step, also of one without a draft.
+  // After every step, also one without a draft.
   void record(int num_drafted, int num_accepted);
 
  private:
