@@ -9,6 +9,7 @@ void bind_packer(pybind11::module_& m);
 void bind_attention(pybind11::module_& m);
 void bind_cross_entropy(pybind11::module_& m);
 void bind_engine(pybind11::module_& m);
+void bind_sampler(pybind11::module_& m);
 }  // namespace nanochat
 
 PYBIND11_MODULE(_core, m) {
@@ -20,4 +21,5 @@ PYBIND11_MODULE(_core, m) {
   nanochat::bind_attention(m);
   nanochat::bind_cross_entropy(m);
   nanochat::bind_engine(m);
+  nanochat::bind_sampler(m);
 }

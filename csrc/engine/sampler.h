@@ -4,9 +4,10 @@
 //           -> argmax(logit / temperature + Gumbel noise)
 //
 // The argmax draws from the softmax of what was kept. The noise of a token is word `token` of the
-// Philox4x64-10 stream with key (seed, sample) and counter (0, position, 0, 0), as NumPy counts it: it
-// depends on nothing that came before, so the same seed gives the same tokens in any batch, after a
-// restart, or from a cache. nanochat.engine.sampling is the same in NumPy. Ties: the lowest id.
+// Philox4x64-10 stream with key (seed, sample) and counter (0, position, 0, 0), as NumPy counts it:
+// it depends on nothing that came before, so the same seed gives the same tokens in any batch,
+// after a restart, or from a cache. nanochat.engine.sampling is the same in NumPy. Ties: the lowest
+// id. What decides is computed in double, from softcapped logits rounded to float.
 //
 // Source: Gumbel-max, arXiv:1411.0030; Philox, Salmon et al., SC 2011.
 #pragma once
@@ -32,7 +33,7 @@ struct Draw {
   int row = 0;  // of the logits
   const SamplingParams* params = nullptr;
   uint64_t seed = 0;
-  uint64_t sample = 0;  // which of several completions of one prompt
+  uint64_t sample = 0;            // which of several completions of one prompt
   int64_t position = 0;           // of the token that is drawn; 0 is the first of the prompt
   std::span<const int32_t> seen;  // tokens before it, prompt included: for the penalty
 };
@@ -53,9 +54,16 @@ struct Drawn {
 struct SamplerScratch {
   std::vector<float> capped;
   std::vector<int32_t> kept;
+  std::vector<int32_t> picks;
+  std::vector<float> maxima;
+  std::vector<double> weights;
+  std::vector<bool> is_seen;
 };
 
-// Throws std::domain_error if a logit is NaN.
+// The token of `draw` from raw logits; a softcap of 0 is none. A logit of -inf is a token that
+// cannot be drawn, and stays so under the softcap.
+// Throws std::domain_error if a logit is NaN or +inf, or none is finite; std::invalid_argument or
+// std::out_of_range if a parameter or a token seen is out of its bounds.
 [[nodiscard]] Drawn sample(std::span<const float> logits, float softcap, const Draw& draw,
                            SamplerScratch& scratch);
 

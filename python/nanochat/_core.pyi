@@ -118,3 +118,67 @@ def cross_entropy_rows(
     with_gradient: bool,
     grad_scale: float,
 ) -> None: ...
+
+# Engine
+def best_isa() -> int: ...
+
+class Engine:
+    def __init__(
+        self,
+        config: dict[str, Any],
+        tensors: dict[str, _View],
+        *,
+        is_bf16: bool,
+        isa: int,
+        threads: int,
+        slots: int,
+        pages: int,
+        max_chunk: int,
+        max_chunk_beside: int,
+        shares_prefixes: bool,
+        max_drafts: int,
+    ) -> None: ...
+    def submit(
+        self,
+        prompt: list[int],
+        *,
+        temperature: float,
+        top_k: int,
+        top_p: float,
+        min_p: float,
+        repetition_penalty: float,
+        logprobs: int,
+        seed: int,
+        sample: int,
+        max_tokens: int,
+        stop_ids: list[int],
+        pause_ids: list[int],
+    ) -> int: ...
+    def cancel(self, id: int) -> None: ...
+    def resume(self, id: int, tokens: list[int]) -> None: ...
+    def wait(
+        self, seconds: float
+    ) -> list[
+        tuple[int, list[int], list[tuple[float, list[tuple[int, float]]]] | None, bool, int, int]
+    ]: ...
+    def statistics(self) -> dict[str, float]: ...
+    def failure(self) -> str: ...
+    def close(self) -> None: ...
+    def logits(self, tokens: list[int]) -> npt.NDArray[np.float32]: ...
+
+# Sampler
+def sample(
+    logits: npt.NDArray[np.float32],
+    softcap: float,
+    *,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    repetition_penalty: float,
+    num_logprobs: int,
+    seed: int,
+    sample: int,
+    position: int,
+    seen: Sequence[int],
+) -> tuple[int, float, list[tuple[int, float]]]: ...
