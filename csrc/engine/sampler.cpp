@@ -1,7 +1,5 @@
 // No sort of the vocabulary and no exact noise for all of it: passes in vectors (sampler_loops.h)
 // leave few tokens, and those few are settled in double, by the formulas of sampling.py.
-//
-// One core, Zen 5 with AVX-512, V = 32768, in microseconds: FIGURES
 #include "engine/sampler.h"
 
 #include <algorithm>

@@ -230,7 +230,7 @@ int64_t pick_from(CpuLevel level, std::span<const float> logits, float threshold
 double sum_of_exp(CpuLevel level, std::span<const float> logits, float max) {
   double total = 0;
   run_at_level(level, [&](auto N) NANOCHAT_INLINE_LAMBDA {
-    constexpr size_t kBlock = 2048;  // logits summed in fp32 before they join the fp64 sum
+    constexpr size_t kBlock = size_t{16} * N;  // logits summed in fp32, then joined in fp64
     for (size_t begin = 0; begin < logits.size(); begin += kBlock) {
       simd::RowSum<Vector<N>, float> sum;
       for_each_step<Vector<N>, float>(

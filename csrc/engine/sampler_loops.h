@@ -29,7 +29,7 @@ void maxima_of_groups(CpuLevel level, std::span<const float> logits, std::span<f
 [[nodiscard]] int64_t pick_from(CpuLevel level, std::span<const float> logits, float threshold,
                                 int32_t* picks);
 
-// sum_i exp(logits[i] - max), relative error 1e-6.
+// sum_i exp(logits[i] - max), relative error 2e-6 at most.
 [[nodiscard]] double sum_of_exp(CpuLevel level, std::span<const float> logits, float max);
 
 // weights[i] = exp((logits[i] - max) / temperature), to the last bits of a double; 3e-308 at least.
