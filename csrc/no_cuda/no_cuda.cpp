@@ -2,6 +2,7 @@
 #include "attention/prepass.h"
 #include "common/cuda/device.h"
 #include "cross_entropy/cross_entropy.h"
+#include "engine/cuda/cuda_model.h"
 
 namespace nanochat {
 namespace {
@@ -43,4 +44,13 @@ void forward_cuda(const Rows& /*p*/, const Placement& /*where*/) {
 }
 
 }  // namespace cross_entropy
+
+namespace engine {
+
+std::unique_ptr<Model> make_cuda_model(const ModelConfig& /*config*/, const Tensors& /*tensors*/,
+                                       int /*num_pages*/, int /*max_tokens*/, int /*device*/) {
+  fail("engine");
+}
+
+}  // namespace engine
 }  // namespace nanochat

@@ -1,0 +1,239 @@
+// The CUDA engine's kernels, run on the host thread by thread: against the plain model, and against
+// themselves for every way to cut the same tokens into steps.
+#include "engine/cuda/cuda_model.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "engine/plain_gpt.h"
+#include "require.h"
+
+namespace {
+
+using namespace nanochat;
+using namespace nanochat::engine;
+
+constexpr int kNumPages = 24;
+constexpr int kMaxTokens = 80;  // two tiles, the second not full
+
+// All that an architecture may have, at its smallest; windows end inside and at the end of pages.
+ModelConfig modern() {
+  return {.n_layer = 3,
+          .n_head = 4,
+          .n_kv_head = 2,
+          .head_dim = 64,
+          .n_embd = 96,
+          .mlp_width = 160,
+          .vocab_size = 70,
+          .seq_len = 280,
+          .rope_base = 100000,
+          .norm_eps = 0x1p-23f,
+          .qk_scale = 1.2f,
+          .softcap = 15,
+          .windows = {40, 64, -1},
+          .has_value_embedding = {true, false, true},
+          .ve_gate_channels = 12,
+          .smear_gate_channels = 24,
+          .backout_layer = 1,
+          .use_residual_lambdas = true};
+}
+
+ModelConfig classic() {
+  return {.n_layer = 2,
+          .n_head = 1,
+          .n_kv_head = 1,
+          .head_dim = 128,
+          .n_embd = 128,
+          .mlp_width = 512,
+          .vocab_size = 64,
+          .seq_len = 128,
+          .rope_base = 10000,
+          .norm_eps = 0x1p-23f,
+          .softcap = 15,
+          .windows = {-1, -1},
+          .has_value_embedding = {false, false}};
+}
+
+std::vector<int32_t> random_tokens(const ModelConfig& config, int size, unsigned seed) {
+  std::mt19937 rng(seed);
+  std::vector<int32_t> tokens(size);
+  for (int32_t& token : tokens) token = static_cast<int32_t>(rng() % config.vocab_size);
+  return tokens;
+}
+
+// A sequence on its way through a model.
+struct Sequence {
+  std::vector<int32_t> tokens;
+  std::vector<int32_t> pages;
+  int done = 0;
+  std::vector<float> logits{};  // of all tokens done
+
+  [[nodiscard]] Chunk next(int size) const {
+    return {.tokens = std::span(tokens).subspan(done, size),
+            .position = done,
+            .previous = done == 0 ? -1 : tokens[done - 1],
+            .pages = pages,
+            .num_logits = size};
+  }
+};
+
+struct Advance {
+  Sequence* sequence;
+  int size;
+};
+
+void step(Model& model, const std::vector<Advance>& advances) {
+  std::vector<Chunk> chunks;
+  for (const Advance& a : advances) chunks.push_back(a.sequence->next(a.size));
+  model.forward(chunks);
+  int row = 0;
+  for (const Advance& a : advances) {
+    for (int i = 0; i < a.size; ++i) {
+      const std::span<const float> logits = model.logits(row++);
+      a.sequence->logits.insert(a.sequence->logits.end(), logits.begin(), logits.end());
+    }
+    a.sequence->done += a.size;
+  }
+}
+
+std::unique_ptr<Model> make_model(const ModelConfig& config, const RandomCheckpoint& checkpoint) {
+  return make_cuda_model(config, checkpoint.tensors(), kNumPages, kMaxTokens, 0);
+}
+
+// Relative error of all logits in the root mean square.
+double error_of(const std::vector<float>& logits, const std::vector<PlainGpt::Row>& want) {
+  double error = 0, norm = 0;
+  size_t i = 0;
+  for (const PlainGpt::Row& row : want) {
+    for (const double x : row) {
+      error += (logits[i] - x) * (logits[i] - x);
+      norm += x * x;
+      ++i;
+    }
+  }
+  REQUIRE(i == logits.size());
+  return std::sqrt(error / norm);
+}
+
+bool same_bits(std::span<const float> a, std::span<const float> b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size_bytes()) == 0;
+}
+
+// bf16 inputs of about a dozen matrices in a row, 2^-9 each.
+constexpr double kTolerance = 1.5e-2;
+
+void test_logits_are_the_plain_model_s(const ModelConfig& config, int num_tokens) {
+  const RandomCheckpoint checkpoint(config, 1);
+  const auto model = make_model(config, checkpoint);
+  Sequence sequence{.tokens = random_tokens(config, num_tokens, 2), .pages = {7, 3, 11, 0, 9}};
+  while (sequence.done < num_tokens) {
+    step(*model, {{&sequence, std::min(kMaxTokens, num_tokens - sequence.done)}});
+  }
+  REQUIRE(error_of(sequence.logits, PlainGpt(config, checkpoint).logits(sequence.tokens)) <
+          kTolerance);
+}
+
+// The first tokens in large chunks, then the same in other steps and other company: same bits.
+void test_cutting_and_company_change_nothing() {
+  const ModelConfig config = modern();
+  const RandomCheckpoint checkpoint(config, 3);
+  const auto model = make_model(config, checkpoint);
+  const std::vector<int32_t> tokens = random_tokens(config, 280, 4);
+  Sequence want{.tokens = tokens, .pages = {7, 3, 11, 0, 9}};
+  while (want.done < 280) step(*model, {{&want, 70}});
+
+  Sequence alone{.tokens = tokens, .pages = {1, 2, 4, 5, 6}};
+  for (const int size : {1, 7, 8, 9, 33, 64, 65, 66, 1, 1, 1, 24}) {
+    step(*model, {{&alone, size}});
+  }
+  REQUIRE(alone.done == 280 && same_bits(alone.logits, want.logits));
+
+  // Beside others, each at a place of its own: decode steps (graphs) of 1 to 12 tokens between
+  // mixed ones.
+  std::vector<Sequence> many;
+  for (int i = 0; i < 12; ++i) many.push_back({.tokens = tokens, .pages = {12 + i}});
+  for (int round = 0; round < 14; ++round) {
+    std::vector<Advance> advances;
+    for (int i = 11; i >= 0; --i) {
+      if (i <= round) advances.push_back({&many[i], round % 4 == 3 ? i % 3 + 1 : 1});
+    }
+    step(*model, advances);
+  }
+  for (const Sequence& sequence : many) {
+    const std::span<const float> begin(want.logits.data(), sequence.logits.size());
+    REQUIRE(sequence.done > 0 && same_bits(sequence.logits, begin));
+  }
+}
+
+// Only the last tokens' logits are wanted, and a page is handed on by copy.
+void test_rows_and_copied_pages() {
+  const ModelConfig config = classic();
+  const RandomCheckpoint checkpoint(config, 5);
+  const auto model = make_model(config, checkpoint);
+  Sequence want{.tokens = random_tokens(config, 60, 6), .pages = {5}};
+  step(*model, {{&want, 60}});
+  const size_t V = config.vocab_size;
+  const auto wanted = [&](int t) { return std::span(want.logits).subspan(t * V, V); };
+
+  const std::vector<int32_t> first_pages{2}, second_pages{3};
+  const auto chunk = [&](int begin, int size, const std::vector<int32_t>& pages, int num_logits) {
+    return Chunk{.tokens = std::span(want.tokens).subspan(begin, size),
+                 .position = begin,
+                 .previous = begin == 0 ? -1 : want.tokens[begin - 1],
+                 .pages = pages,
+                 .num_logits = num_logits};
+  };
+  model->forward(std::vector{chunk(0, 20, first_pages, 0)});
+  model->copy_page(2, 3);
+  model->forward(std::vector{chunk(20, 30, first_pages, 2), chunk(20, 5, second_pages, 1)});
+  const std::span<const float> last = model->logits(1);
+  REQUIRE(same_bits(model->logits(2), wanted(24)));
+  REQUIRE(same_bits(model->logits(0), wanted(48)));
+  REQUIRE(same_bits(last, wanted(49)));
+}
+
+template <typename Error, typename Call>
+bool throws(const Call& call) {
+  try {
+    call();
+  } catch (const Error&) {
+    return true;
+  }
+  return false;
+}
+
+void test_what_the_kernels_do_not_serve_is_refused() {
+  const auto refused = [](auto error, auto change) {
+    ModelConfig config = classic();
+    change(config);
+    const RandomCheckpoint checkpoint(config, 7);
+    return throws<decltype(error)>([&] { (void)make_model(config, checkpoint); });
+  };
+  REQUIRE(!refused(Unsupported(""), [](ModelConfig&) {}));
+  REQUIRE(refused(Unsupported(""), [](ModelConfig& c) { c.head_dim = 32; }));
+  REQUIRE(refused(Unsupported(""), [](ModelConfig& c) { c.n_embd = 120; }));
+  REQUIRE(refused(Unsupported(""), [](ModelConfig& c) { c.qk_scale = 2; }));
+  REQUIRE(refused(std::invalid_argument(""), [](ModelConfig& c) { c.windows.pop_back(); }));
+  const ModelConfig config = classic();
+  RandomCheckpoint checkpoint(config, 7);
+  Tensors tensors = checkpoint.tensors();
+  tensors.erase("lm_head.weight");
+  REQUIRE(throws<std::invalid_argument>([&] { (void)make_cuda_model(config, tensors, 1, 1, 0); }));
+  const auto model = make_model(config, checkpoint);
+  REQUIRE(throws<std::invalid_argument>([&] { (void)model->logits(0); }));
+  REQUIRE(throws<std::invalid_argument>([&] { model->copy_page(0, kNumPages); }));
+}
+
+}  // namespace
+
+int main() {
+  test_logits_are_the_plain_model_s(classic(), 70);
+  test_logits_are_the_plain_model_s(modern(), 280);
+  test_cutting_and_company_change_nothing();
+  test_rows_and_copied_pages();
+  test_what_the_kernels_do_not_serve_is_refused();
+}
