@@ -323,11 +323,14 @@ bool Engine::should_wait(Sequence& sequence) {
 // Chooses the tokens of the step, those that decode first.
 void Engine::plan() {
   plan_.clear();
-  int num_decoding = 0;
+  int num_decoding = 0, num_filling = 0;
   for (const auto& sequence : running_) {
-    if (!sequence->is_paused && sequence->num_pending() == 1) ++num_decoding;
+    if (sequence->is_paused) continue;
+    const int pending = sequence->num_pending();
+    (pending == 1 ? num_decoding : num_filling) += pending;
   }
   int left = num_decoding > 0 ? options_.max_chunk_beside : options_.max_chunk;
+  const int num_rows = num_decoding + std::min(num_filling, left);
   // By index, and over a copy: making room may take slots away.
   std::vector<Sequence*> sequences;
   for (const auto& sequence : running_) sequences.push_back(sequence.get());
@@ -346,7 +349,7 @@ void Engine::plan() {
       if (decodes) {
         const int room = std::min(sequence->request.max_tokens - sequence->num_generated - 1,
                                   options_.max_drafts);
-        const int num_drafts = sequence->gate.num_drafts(num_decoding, std::max(room, 0));
+        const int num_drafts = sequence->gate.num_drafts(num_rows, std::max(room, 0));
         if (num_drafts > 0) {
           sequence->lookup.append(std::span(sequence->tokens).subspan(sequence->num_looked_up));
           sequence->num_looked_up = sequence->tokens.size();

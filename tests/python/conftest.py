@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from nanochat.model import GPT, GPTConfig
 from nanochat.tokenizer import Tokenizer
 
 CONTEXT = 320  # more than one chunk of prefill
+WIDTH = 128  # of the scripted model: random signs that long are as good as orthogonal
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +41,37 @@ def tiny_model(byte_tokenizer: Tokenizer) -> GPT:
         ascii_letters[97:123] = 1.0
         model.lm_head.weight *= 0.5 + ascii_letters
     return model.eval()
+
+
+@pytest.fixture(scope="session")
+def scripted(byte_tokenizer: Tokenizer) -> Callable[..., GPT]:
+    """Makes models whose likeliest next token is a function of the last one, by their weights."""
+
+    def make(*scripts: list[int]) -> GPT:
+        vocab_size = byte_tokenizer.vocab_size
+        model = GPT(
+            GPTConfig(
+                arch="classic", n_layer=1, n_head=1, n_kv_head=1, n_embd=WIDTH,
+                vocab_size=vocab_size, seq_len=CONTEXT,
+            )
+        )  # fmt: skip
+        model.init_weights(seed=0)  # projections are zero: the stream is the embedding
+        generator = torch.Generator().manual_seed(1)
+        signs = torch.randint(0, 2, (vocab_size, WIDTH), generator=generator) * 2.0 - 1
+        following = torch.arange(vocab_size)  # itself, if no script says otherwise
+        for script in scripts:
+            following[script[:-1]] = torch.tensor(script[1:])
+        with torch.no_grad():
+            model.transformer.wte.weight[:vocab_size] = signs
+            model.lm_head.weight.zero_().index_add_(0, following, 0.1 * signs)
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture(params=["native", "torch"])
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture

@@ -2,7 +2,8 @@
 
 from nanochat.engine.calculator import CalculatorError, calculate
 from nanochat.engine.engine import Engine
-from nanochat.engine.request import Completion, Usage
+from nanochat.engine.native import NativeOptions
+from nanochat.engine.request import Completion, TokenLogprobs, Usage
 from nanochat.engine.sampling import Sampling
 from nanochat.engine.stream import Stream
 from nanochat.engine.turn import Piece
@@ -11,9 +12,11 @@ __all__ = [
     "CalculatorError",
     "Completion",
     "Engine",
+    "NativeOptions",
     "Piece",
     "Sampling",
     "Stream",
+    "TokenLogprobs",
     "Usage",
     "calculate",
 ]

@@ -1,76 +1,93 @@
-"""Continuous batching over a fixed number of slots; one thread owns the model and the cache.
+"""``Engine``: prompts in, text, tool calls and tokens out, for many at once.
 
-    submit --> FIFO queue --> a free slot: prefill, one chunk a step, at batch 1 into its cache row
-                                  |
-                                  +--> decode: one token a step for every slot, until the turn ends
+    submit --> core: draws tokens, in batches (core.py)
+                 |
+                 v                        one thread takes what the core drew, gives every token to
+    deliver <-- Turn <-- dispatcher       its turn, answers tool calls, and tells whoever asked
 
-Sameness. A completion depends on weights, prompt, sampling and seed, never on its neighbours: the
-prompt is cut into chunks at fixed places, every row is computed at batch 1 over its whole cache
-row, and noise is keyed by (seed, position, token). Tests compare logits bit by bit. A common batch
-does not give that in PyTorch even when its shape is fixed (measured, torch 2.13, fp32): elementwise
-kernels end in a scalar tail with another exp, attention differs with the thread that takes the row,
-so the last bits tell the slot. ``is_exact=False`` decodes in a common batch all the same. CPU time
-of a step, d4 at vocab 4096 on one core: 3.9 ms a row, against 8.3 ms for 8 rows, 21 ms for 32.
+Sameness. A completion depends on weights, instruction level, prompt, sampling, seed and sample
+index: never on its neighbours, arrival, threads, chunks, what was cached, or guesses ahead.
 
-Whoever asked is told through a callback on the engine thread, which must only pass things on:
+Whoever asked is told through a callback on the dispatcher's thread, which must only pass things on:
 ``generate`` collects, ``stream`` (stream.py) hands over to an event loop.
 """
 
 from __future__ import annotations
 
+import json
 import threading
 import time
-from collections import deque
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from torch import Tensor
 
-from nanochat.engine.request import Completion, Event, Request
-from nanochat.engine.sampling import Sampling, sample
+from nanochat.engine.core import CANCELLED, FAILED, LENGTH, NOT_FINISHED, Core, Happened
+from nanochat.engine.native import MappedTensors, NativeOptions, native_core
+from nanochat.engine.request import Completion, Event, Request, TokenLogprobs
+from nanochat.engine.sampling import Sampling
 from nanochat.engine.stream import Stream
+from nanochat.engine.torch_core import TorchCore
 from nanochat.engine.turn import Piece, Turn
-from nanochat.model import GPT, KVCache
+from nanochat.model import GPT, GPTConfig
+from nanochat.ops.native import view
 from nanochat.tokenizer import Tokenizer
 
-PREFILL_CHUNK = 256  # tokens of a prompt per step: what a new prompt may delay the others by
+Backend = Literal["native", "torch"]
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_WAIT_S = 3600.0  # the core wakes the dispatcher when there is something
+_TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Engine:
     """Generates for many prompts at once; methods may be called from any thread.
 
-    Args:
-        slots: Prompts that decode at the same time; more wait their turn.
-        is_exact: The same tokens in any company. False gives that up, in the last bits of logits
-            and so in a rare token, for several times the throughput: for evaluation.
+    Attributes:
+        model: The PyTorch model it was made from; None if from a file.
+        config, tokenizer: Of the model.
+        context: Tokens that prompt and completion may have together.
+        backend: Who computes: ``native`` or ``torch``.
     """
 
     def __init__(
-        self, model: GPT, tokenizer: Tokenizer, *, slots: int = 8, is_exact: bool = True
+        self,
+        model: GPT,
+        tokenizer: Tokenizer,
+        *,
+        slots: int = 8,
+        backend: Backend | None = None,
+        options: NativeOptions | None = None,
+        is_exact: bool = True,
     ) -> None:
-        if slots < 1:
-            raise ValueError(f"engine: slots must be at least 1, got {slots}")
-        self.model = model
-        self.tokenizer = tokenizer
-        self.context = model.config.seq_len
-        self.is_exact = is_exact
-        self._device = next(model.parameters()).device
-        self._cache = KVCache(
-            model.config, slots, self.context, device=self._device, dtype=model.compute_dtype
-        )
-        self._rows: list[Request | None] = [None] * slots
-        self._last = [tokenizer.bos] * slots  # token each slot feeds next; a dummy where idle
-        self._queue: deque[Request] = deque()
-        self._wake = threading.Condition()  # guards the queue and the two below
-        self._is_closed = False
-        self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="nanochat-engine", daemon=True)
+        """An engine with the weights that ``model`` has now.
+
+        Args:
+            slots: Prompts that decode at the same time; more wait their turn.
+            backend: By default native for a model on the CPU, torch on other devices.
+            options: Of the native backend.
+            is_exact: Of the torch backend: the same tokens in any company (torch_core.py).
+        Raises: ValueError for slots below 1, or the native backend for a model on another device.
+        """
+        device = next(model.parameters()).device.type
+        if backend is None:
+            backend = "native" if device == "cpu" else "torch"
+        if backend == "native" and device != "cpu":
+            raise ValueError(f"engine: the native backend takes a model on the CPU, got {device}")
+        core: Core
+        if backend == "torch":
+            core = TorchCore(model, slots=slots, is_exact=is_exact)
+        else:
+            tensors = {name: view(tensor) for name, tensor in model.state_dict().items()}
+            core = native_core(
+                model.config, tensors, slots=slots, options=options or NativeOptions()
+            )
+        self._start(core, model.config, tokenizer, backend, model)
 
     @classmethod
     def load(
@@ -80,31 +97,72 @@ class Engine:
         device: torch.device | str = "cpu",
         dtype: str | None = None,
         slots: int = 8,
+        threads: int | None = None,
     ) -> Self:
-        """Engine for a checkpoint; ``dtype`` fp32, bf16 or fp16, by default bf16 on CUDA only.
+        """Engine for a checkpoint: native on the CPU, with PyTorch on another device.
 
+        Args:
+            dtype: bf16 (the default) or fp32; on other devices than the CPU also fp16.
+            threads: On the CPU; by default as many as there are processors to run on.
         Raises: ValueError for a dtype or device that is not there; UserError for the checkpoint.
         """
-        from nanochat.checkpoint import load_model
+        from nanochat.checkpoint import load_model, resolve
 
-        if dtype is not None and dtype not in _DTYPES:
-            raise ValueError(f"engine: dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
         try:
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"engine: device {device} cannot be used here: {reason}") from error
-        name = dtype or ("bf16" if torch.device(device).type == "cuda" else "fp32")
-        model, tokenizer, _ = load_model(path, device=device, dtype=_DTYPES[name])
-        return cls(model, tokenizer, slots=slots)
+        name = dtype or "bf16"
+        if torch.device(device).type != "cpu":
+            if name not in _TORCH_DTYPES:
+                known = ", ".join(_TORCH_DTYPES)
+                raise ValueError(f"engine: dtype must be one of {known}, got {dtype!r}")
+            model, tokenizer, _ = load_model(path, device=device, dtype=_TORCH_DTYPES[name])
+            return cls(model, tokenizer, slots=slots)
+        options = NativeOptions(dtype=name, threads=threads)
+        folder = resolve(Path(path))
+        config = GPTConfig.from_dict(json.loads((folder / "config.json").read_text())["model"])
+        tensors = MappedTensors(folder / "model.safetensors")
+        core = native_core(config, tensors.views, slots=slots, options=options)
+        self = cls.__new__(cls)
+        self._start(core, config, Tokenizer.load(folder / "tokenizer.json"), "native", None)
+        return self
+
+    def _start(
+        self,
+        core: Core,
+        config: GPTConfig,
+        tokenizer: Tokenizer,
+        backend: Backend,
+        model: GPT | None,
+    ) -> None:
+        self.model = model
+        self.config = config
+        self.tokenizer = tokenizer
+        self.context = config.seq_len
+        self.backend = backend
+        self._core = core
+        self._lock = threading.Lock()  # guards the two below
+        self._requests: dict[int, Request] = {}
+        self._failure: RuntimeError | None = None
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._run, name="nanochat-engine", daemon=True)
+        self._thread.start()
+        # The core's thread must have ended before the interpreter takes its memory away.
+        self._closer = weakref.finalize(self, core.close)
 
     @property
     def num_queued(self) -> int:
-        return len(self._queue)
+        return int(self._core.statistics()["queued"])
 
     @property
     def num_running(self) -> int:
-        return sum(row is not None for row in self._rows)
+        return max(0, len(self._requests) - self.num_queued)
+
+    def statistics(self) -> dict[str, float]:
+        """Counters of the core: requests, pages, steps, tokens drawn, computed, cached, guessed."""
+        return self._core.statistics()
 
     @property
     def failure(self) -> BaseException | None:
@@ -112,10 +170,17 @@ class Engine:
         return self._failure
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling | Sequence[Sampling]
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling | Sequence[Sampling],
+        *,
+        n: int = 1,
     ) -> list[Completion]:
         """Completions in the order of ``prompts``; one sampling for all, or one for each.
 
+        Args:
+            n: Completions of each prompt, one after the other in the result. They share its keys
+                and values, its seed if one is given, and differ by their sample index.
         Raises: ValueError as :meth:`submit`; whatever broke the engine.
         """
         if isinstance(sampling, Sampling):
@@ -124,9 +189,11 @@ class Engine:
         results: list[Future[Completion]] = []
         try:
             for prompt, how in zip(prompts, sampling, strict=True):
-                result: Future[Completion] = Future()
-                results.append(result)
-                requests.append(self.submit(prompt, how, _collector(result)))
+                for sample in range(n):
+                    result: Future[Completion] = Future()
+                    results.append(result)
+                    deliver = _collector(result)
+                    requests.append(self.submit(prompt, how, deliver, sample=sample))
             return [result.result() for result in results]
         except BaseException:
             for request in requests:
@@ -138,46 +205,60 @@ class Engine:
         return Stream(lambda deliver: self.submit(prompt, sampling, deliver))
 
     def submit(
-        self, prompt: Sequence[int], sampling: Sampling, deliver: Callable[[Event], None]
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        deliver: Callable[[Event], None],
+        *,
+        sample: int = 0,
     ) -> Request:
         """Queue a prompt; ``deliver`` gets pieces, then a Completion or what broke.
 
-        It is called on the engine thread, where every other completion waits for it to return.
+        It is called on the dispatcher's thread, where every other completion waits for it to
+        return. ``sample`` tells completions of one prompt and seed apart.
         Raises: ValueError if the prompt is empty, has ids outside the vocabulary or leaves no room
             in the context; RuntimeError if the engine is closed or has failed.
         """
         ids = list(prompt)
-        vocab_size = self.model.config.vocab_size
-        if not ids:
-            raise ValueError("engine: the prompt must have at least one token, got none")
-        if len(ids) >= self.context:
-            raise ValueError(
-                f"engine: the prompt must be shorter than the context of {self.context} tokens, "
-                f"got {len(ids)}"
-            )
-        if min(ids) < 0 or max(ids) >= vocab_size:
-            raise ValueError(
-                f"engine: token ids must be 0 to {vocab_size - 1}, got {min(ids)} to {max(ids)}"
-            )
         turn = Turn(self.tokenizer, sampling, num_prompt=len(ids), context=self.context)
         request = Request(ids, sampling, turn, deliver)
-        with self._wake:
+        with self._lock:
             if self._failure is not None:
                 raise RuntimeError("engine: stopped by an earlier error") from self._failure
-            if self._is_closed:
-                raise RuntimeError("engine: closed")
-            if self._thread.ident is None:
-                self._thread.start()
-            self._queue.append(request)
-            self._wake.notify()
+            id = self._core.submit(
+                ids,
+                temperature=sampling.temperature,
+                top_k=sampling.top_k or 0,
+                top_p=sampling.top_p,
+                min_p=sampling.min_p,
+                repetition_penalty=sampling.repetition_penalty,
+                logprobs=-1 if sampling.logprobs is None else sampling.logprobs,
+                seed=request.seed,
+                sample=sample,
+                max_tokens=sampling.max_tokens,
+                stop_ids=sorted(turn.stop_ids),
+                pause_ids=[self.tokenizer.python_end],
+            )
+            self._requests[id] = request
+        request.on_cancel(lambda: self._core.cancel(id))
         return request
 
+    def logits(self, prompt: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Logits (tokens, V) after each token of the prompt, by the kernels that generate.
+
+        Raises: NotImplementedError for another backend than native.
+        """
+        from nanochat import _core
+
+        if not isinstance(self._core, _core.Engine):
+            raise NotImplementedError("engine: logits are the native backend's; ask the model")
+        return self._core.logits(list(prompt))
+
     def close(self) -> None:
-        """Cancel what is running or queued and end the thread. May be called again."""
-        with self._wake:
-            self._is_closed = True
-            self._wake.notify()
-        if self._thread.ident is not None:
+        """Cancel what is running or queued and end the threads. May be called again."""
+        self._is_closed = True
+        self._closer()
+        if self._thread is not threading.current_thread():
             self._thread.join()
 
     def __enter__(self) -> Self:
@@ -191,135 +272,67 @@ class Engine:
     ) -> None:
         self.close()
 
-    # What follows runs on the engine thread.
+    # What follows runs on the dispatcher's thread.
 
     def _run(self) -> None:
-        try:
-            with torch.no_grad():
-                while self._wait_for_work():
-                    self._step()
-        except BaseException as error:
-            with self._wake:
-                self._failure = error
-        with self._wake:
-            left = [*(row for row in self._rows if row is not None), *self._queue]
-            self._rows = [None] * len(self._rows)
-            self._queue.clear()
-        for request in left:
-            if self._failure is not None:
-                request.deliver(self._failure)
-            else:
-                self._finish(request, request.turn.finish("cancelled"))
+        while True:
+            events = self._core.wait(_WAIT_S)
+            if reason := self._core.failure():
+                with self._lock:  # nobody is accepted from here on
+                    self._failure = RuntimeError(f"engine: {reason}")
+            for event in events:
+                self._handle(Happened(*event))
+            if not events and (self._is_closed or self._failure is not None):
+                return
 
-    def _wait_for_work(self) -> bool:
-        with self._wake:
-            while not (self._is_closed or self._queue or self.num_running):
-                self._wake.wait()
-            return not self._is_closed
-
-    def _step(self) -> None:
-        self._drop_cancelled()
-        self._admit()
-        # One chunk a step, of the oldest request: the others go on decoding, and none starves.
-        filling = [
-            (row.submitted_s, slot, row)
-            for slot, row in enumerate(self._rows)
-            if row is not None and not row.is_decoding
-        ]
-        if filling:
-            _, slot, request = min(filling)
-            self._prefill_chunk(slot, request)
-        self._decode()
-
-    def _drop_cancelled(self) -> None:
-        for slot, request in enumerate(self._rows):
-            if request is not None and request.is_cancelled:
-                self._free(slot)
-                self._finish(request, request.turn.finish("cancelled"))
-        with self._wake:
-            dropped = [request for request in self._queue if request.is_cancelled]
-            for request in dropped:
-                self._queue.remove(request)
-        for request in dropped:
-            self._finish(request, request.turn.finish("cancelled"))
-
-    def _admit(self) -> None:
-        for slot, request in enumerate(self._rows):
-            if request is None:
-                with self._wake:
-                    if not self._queue:
-                        return
-                    self._rows[slot] = self._queue.popleft()
-
-    def _prefill_chunk(self, slot: int, request: Request) -> None:
-        row = self._cache.row(slot)
-        end = min(request.num_prefilled + PREFILL_CHUNK, len(request.prompt))
-        ids = torch.tensor([request.prompt[request.num_prefilled : end]], device=self._device)
-        if end < len(request.prompt):
-            self.model.hidden(ids, cache=row)  # no logits wanted
-            request.num_prefilled = end
+    def _handle(self, event: Happened) -> None:
+        with self._lock:
+            request = self._requests.get(event.id)
+        if request is None:
+            return  # ended by its turn
+        if event.finish == FAILED:
+            assert self._failure is not None
+            self._forget(event.id)
+            request.deliver(self._failure)
             return
-        logits = self.model(ids, cache=row)[:, -1]
-        request.num_prefilled = end
-        self._take(slot, request, logits[0])
-
-    def _decode(self) -> None:
-        """One token for every slot that is past its prompt."""
-        rows = [row if row is not None and row.is_decoding else None for row in self._rows]
-        if not any(rows):
-            return
-        ids = torch.tensor(self._last, device=self._device)[:, None]  # (slots, 1)
-        common = None if self.is_exact else self._decode_together(ids, rows)
-        for slot, request in enumerate(rows):
-            if request is None:
-                continue
-            if common is None:
-                logits = self.model(ids[slot : slot + 1], cache=self._cache.row(slot))[0, -1]
-            else:
-                logits = common[slot]
-            self._take(slot, request, logits)
-
-    def _decode_together(self, ids: Tensor, rows: list[Request | None]) -> Tensor:
-        """Logits (slots, V) in one call; rows of the cache without a request stay as they are."""
-        cache = self._cache
-        others = torch.tensor([row is None for row in rows], device=self._device)
-        lengths, previous = cache.lengths[others], cache.previous[others]
-        logits: Tensor = self.model(ids, cache=cache)[:, -1]
-        cache.lengths[others], cache.previous[others] = lengths, previous
-        return logits.cpu()  # one transfer for all rows
-
-    def _take(self, slot: int, request: Request, logits: Tensor) -> None:
-        """Settle the next token of a slot from its logits (V,) and tell what became visible."""
         turn = request.turn
-        token = turn.forced
-        if token is None:
-            token = sample(
-                logits.float().cpu().numpy(),
-                request.sampling,
-                seed=request.seed,
-                position=len(request.prompt) + len(turn.ids),
-            )
-        if request.first_token_s is None:
-            request.first_token_s = time.perf_counter()
-        shown = turn.accept(token)
-        self._last[slot] = token
-        if turn.reason is None:
-            for piece in shown:
-                request.deliver(piece)
-        else:
-            self._free(slot)
-            self._finish(request, shown)
+        request.num_cached = event.num_cached
+        for i, token in enumerate(event.tokens):
+            if turn.reason is not None or request.is_cancelled:
+                break
+            if event.logprobs is not None:
+                logprob, top = event.logprobs[i]
+                request.logprobs.append(TokenLogprobs(token, logprob, tuple(top)))
+            if request.first_token_s is None:
+                request.first_token_s = time.perf_counter()
+            self._show(request, turn.accept(token))
+        if event.is_paused and turn.reason is None:
+            answer: list[int] = []
+            while turn.reason is None and (forced := turn.forced) is not None:
+                answer.append(forced)
+                self._show(request, turn.accept(forced))
+            if turn.reason is None:
+                self._core.resume(event.id, answer)
+        if turn.reason is None and (request.is_cancelled or event.finish == CANCELLED):
+            self._show(request, turn.finish("cancelled"))
+        elif turn.reason is None and event.finish == LENGTH:
+            self._show(request, turn.finish("length"))
+        elif turn.reason is None and event.finish != NOT_FINISHED:
+            self._show(request, turn.finish("stop"))
+        if turn.reason is not None:
+            self._forget(event.id)
+            if event.finish == NOT_FINISHED:
+                self._core.cancel(event.id)
+            request.deliver(request.completion())
 
-    def _free(self, slot: int) -> None:
-        self._rows[slot] = None
-        self._last[slot] = self.tokenizer.bos
-        self._cache.reset(slot)
+    def _forget(self, id: int) -> None:
+        with self._lock:
+            del self._requests[id]
 
     @staticmethod
-    def _finish(request: Request, shown: list[Piece]) -> None:
+    def _show(request: Request, shown: list[Piece]) -> None:
         for piece in shown:
             request.deliver(piece)
-        request.deliver(request.completion())
 
 
 def _collector(result: Future[Completion]) -> Callable[[Event], None]:

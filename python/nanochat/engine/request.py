@@ -16,6 +16,16 @@ class Usage:
     completion_tokens: int
     ttft_ms: float  # from submission to the first token, waiting in the queue included
     tokens_per_second: float  # after the first token; 0 when there was no second one
+    cached_tokens: int = 0  # of the prompt, keys and values that were there already
+
+
+@dataclass(frozen=True)
+class TokenLogprobs:
+    """Natural log-probabilities where a token was drawn, at temperature 1 and without cuts."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]  # the likeliest tokens, falling
 
 
 @dataclass(frozen=True)
@@ -30,6 +40,7 @@ class Completion:
         reason: ``stop`` (assistant_end, bos or a stop text), ``length`` (max_tokens or the context
             is full), ``cancelled``.
         seed: The one used; with the same prompt and sampling it gives the same tokens.
+        logprobs: Of the tokens that the model chose, the stop token included; None if not asked.
     """
 
     ids: list[int]
@@ -39,6 +50,7 @@ class Completion:
     reason: Reason
     seed: int
     usage: Usage
+    logprobs: list[TokenLogprobs] | None = None
 
 
 Event = Piece | Completion | BaseException  # the last two end a request
@@ -56,17 +68,23 @@ class Request:
         self.turn = turn
         self.deliver = deliver
         self.is_cancelled = False
-        self.num_prefilled = 0
+        self.num_cached = 0
+        self.logprobs: list[TokenLogprobs] = []
         self.submitted_s = time.perf_counter()
         self.first_token_s: float | None = None
+        self._tell: Callable[[], None] | None = None
 
     def cancel(self) -> None:
         """Give up; the request ends within one step. Any thread, any number of times."""
         self.is_cancelled = True
+        if self._tell is not None:
+            self._tell()
 
-    @property
-    def is_decoding(self) -> bool:
-        return self.num_prefilled == len(self.prompt)
+    def on_cancel(self, tell: Callable[[], None]) -> None:
+        """Whom to tell of a cancellation, now that there is somebody."""
+        self._tell = tell
+        if self.is_cancelled:
+            tell()
 
     def completion(self) -> Completion:
         now = time.perf_counter()
@@ -74,10 +92,14 @@ class Request:
         later = len(turn.ids) - 1
         usage = Usage(
             prompt_tokens=len(self.prompt),
+            cached_tokens=self.num_cached,
             completion_tokens=len(turn.ids),
             ttft_ms=1e3 * ((now if first is None else first) - self.submitted_s),
             tokens_per_second=later / (now - first) if first is not None and later > 0 else 0.0,
         )
         assert turn.reason is not None
         text = "".join(piece.text for piece in turn.pieces if piece.kind == "text")
-        return Completion(turn.ids, turn.mask, text, turn.pieces, turn.reason, self.seed, usage)
+        logprobs = None if self.sampling.logprobs is None else self.logprobs
+        return Completion(
+            turn.ids, turn.mask, text, turn.pieces, turn.reason, self.seed, usage, logprobs
+        )

@@ -38,6 +38,7 @@ class Turn:
     ) -> None:
         self._tokenizer = tokenizer
         self._special = frozenset(tokenizer.special.values())
+        self.stop_ids = frozenset({tokenizer.assistant_end, tokenizer.bos, *sampling.stop_ids})
         self._max_tokens = min(sampling.max_tokens, context - num_prompt)
         self._text = TextStream(sampling.stop)
         self._code: list[int] | None = None  # tokens since python_start
@@ -55,12 +56,11 @@ class Turn:
     def accept(self, token: int) -> list[Piece]:
         """Take the next token; returns what it makes visible. The stop token is not kept."""
         assert self.reason is None
-        tokenizer = self._tokenizer
         is_forced = bool(self._forced)
         if is_forced:
             expected = self._forced.popleft()
             assert token == expected
-        elif token in (tokenizer.assistant_end, tokenizer.bos):
+        elif token in self.stop_ids:
             return self.finish("stop")
         self.ids.append(token)
         self.mask.append(0 if is_forced else 1)

@@ -151,7 +151,9 @@ def _choose(
     engine: Engine, examples: Sequence[Example], _: int, report: Callable[[int], None]
 ) -> list[Record]:
     """For each example the choice that is the likeliest reply to the prompt."""
-    tokenizer = engine.tokenizer
+    tokenizer, model = engine.tokenizer, engine.model
+    if model is None:
+        raise ValueError("tasks: choices are scored by the PyTorch model; make the engine from it")
     prompts = [tokenizer.render_prompt(example.prompt) for example in examples]
     rows = [
         (i, c, prompt, tokenizer.encode(choice))
@@ -166,7 +168,7 @@ def _choose(
         # Longest first: the first batch decides the memory.
         size = max(1, CHOICE_TOKENS // len(rows[-1][2]))
         batch, rows = rows[-size:], rows[:-size]
-        nats = reply_nats(engine.model, [row[2:] for row in batch], pad=tokenizer.bos)
+        nats = reply_nats(model, [row[2:] for row in batch], pad=tokenizer.bos)
         for (i, c, _prompt, _reply), value in zip(batch, nats.tolist(), strict=True):
             scores[i][c] = value
         report(len(examples) - len({i for i, *_ in rows}))

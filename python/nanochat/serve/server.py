@@ -145,7 +145,7 @@ class _Server:
     """What the sockets share."""
 
     def __init__(self, engine: Engine, *, name: str, token: str | None, max_queued: int) -> None:
-        config = engine.model.config
+        config = engine.config
         self.engine = engine
         self.token = token
         self.max_queued = max_queued
@@ -157,7 +157,7 @@ class _Server:
             "n_layer": config.n_layer,
             "n_embd": config.n_embd,
             "vocab_size": config.vocab_size,
-            "parameters": sum(p.numel() for p in engine.model.parameters()),
+            "parameters": config.num_parameters(),
         }
         self._num_connections = 0
         self._started_s = time.monotonic()
