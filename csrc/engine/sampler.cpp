@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <functional>
+#include <iterator>
 #include <limits>
 #include <numeric>
 #include <stdexcept>
@@ -17,6 +19,7 @@ namespace nanochat::engine {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr size_t kChunk = 256;  // tokens that share a bound on the noise they need
 
 // Tokens that may still be drawn, ids rising, and their logits beside them.
 struct Kept {
@@ -40,8 +43,9 @@ class Sampler {
  private:
   void apply_penalty(std::span<const int32_t> seen);
   std::vector<TokenLogprob> likeliest(double log_sum) const;
-  std::span<int32_t> pick_likeliest(std::span<const float> logits, size_t k) const;
-  void cut(Edge edge);
+  std::span<int32_t> pick_from(float logit) const;
+  std::span<int32_t> pick_likeliest(size_t k) const;
+  void cut(Edge edge, std::span<const int32_t> picks);
   void cut_top_k();
   void cut_top_p();
   void cut_min_p();
@@ -94,21 +98,21 @@ double gumbel(uint64_t word) {
   return -std::log(-std::log(std::min(uniform, 1 - 0x1p-53)));  // the last would round to 1
 }
 
-// 31 bits of 1 - u for each of `ids`, rounded down; neighbours share the work of a block.
+// 31 bits of 1 - u for each of a chunk of ids, rounded down. Neighbours share the work of a block.
 void high_bits_of_words(const PhiloxStream& stream, std::span<const int32_t> ids, int32_t* bits) {
   const auto of = [](uint64_t word) { return static_cast<int32_t>(~word >> 33); };
-  for (size_t i = 0; i < ids.size();) {
-    const int32_t first = ids[i] & ~3;
-    const PhiloxStream::Block block = stream.block(static_cast<uint64_t>(first / 4));
-    if (i + 4 <= ids.size() && ids[i + 3] == first + 3) {
-      for (int k = 0; k < 4; ++k) bits[i++] = of(block[k]);
-    } else {
-      while (i < ids.size() && ids[i] < first + 4) {
-        bits[i] = of(block[ids[i] & 3]);
-        ++i;
-      }
-    }
+  const int32_t first = ids.front() & ~3;
+  const int32_t span = (ids.back() - first) / 4 * 4 + 4;  // whole blocks
+  std::array<int32_t, 4 * kChunk> all;                    // while a word costs less than a block
+  if (span > static_cast<int32_t>(all.size())) {
+    for (size_t i = 0; i < ids.size(); ++i) bits[i] = of(stream.word(ids[i]));
+    return;
   }
+  for (int32_t i = 0; i < span; i += 4) {
+    const PhiloxStream::Block block = stream.block((first + i) / 4);
+    for (int k = 0; k < 4; ++k) all[i + k] = of(block[k]);
+  }
+  for (size_t i = 0; i < ids.size(); ++i) bits[i] = all[ids[i] - first];
 }
 
 Drawn Sampler::sample(std::span<const float> raw, float cap, const Draw& draw) {
@@ -185,7 +189,7 @@ std::vector<TokenLogprob> Sampler::likeliest(double log_sum) const {
   const size_t n = std::min(static_cast<size_t>(params_.num_logprobs), logits.size());
   std::vector<TokenLogprob> top;
   if (n == 0) return top;
-  const std::span<int32_t> picks = pick_likeliest(logits, n).first(n);
+  const std::span<int32_t> picks = pick_likeliest(n).first(n);
   std::ranges::sort(picks, likelier(logits));
   for (const int32_t i : picks) {
     top.push_back({i, static_cast<float>(static_cast<double>(logits[i]) - log_sum)});
@@ -193,31 +197,38 @@ std::vector<TokenLogprob> Sampler::likeliest(double log_sum) const {
   return top;
 }
 
+// Indices, rising, of the tokens whose logits are at least `logit`.
+std::span<int32_t> Sampler::pick_from(float logit) const {
+  int32_t* picks = scratch_.picks.data();
+  return {picks, static_cast<size_t>(engine::pick_from(level_, kept_.logits, logit, picks))};
+}
+
 // Indices of which the first k are of the k likeliest, the last of them at k - 1.
 // The k-th largest of many groups' maxima is a bound below which none of the k likeliest is: k
 // groups hold one token each that reaches it. Few others do, if there are many more groups than k.
-std::span<int32_t> Sampler::pick_likeliest(std::span<const float> logits, size_t k) const {
+std::span<int32_t> Sampler::pick_likeliest(size_t k) const {
   constexpr size_t kGroupSize = 64, kGroupsPerPick = 4;
+  const std::span<const float> logits = kept_.logits;
   std::vector<float>& maxima = scratch_.maxima;
   maxima.resize(std::min(logits.size(), std::max(logits.size() / kGroupSize, kGroupsPerPick * k)));
   maxima_of_groups(level_, logits, maxima);
   const auto kth = maxima.begin() + static_cast<std::ptrdiff_t>(k - 1);
   std::nth_element(maxima.begin(), kth, maxima.end(), std::greater<>());
-  const std::span<int32_t> picks(scratch_.picks.data(),
-                                 pick_from(level_, logits, *kth, scratch_.picks.data()));
+  const std::span<int32_t> picks = pick_from(*kth);
   std::nth_element(picks.begin(), picks.begin() + static_cast<std::ptrdiff_t>(k - 1), picks.end(),
                    likelier(logits));
   return picks;
 }
 
-void Sampler::cut(Edge edge) {
-  const int64_t num_picks = pick_from(level_, kept_.logits, edge.logit, scratch_.picks.data());
+// `picks`: indices, rising, of all that the cut keeps and of others.
+void Sampler::cut(Edge edge, std::span<const int32_t> picks) {
   size_t num_kept = 0;
-  for (const int32_t i : std::span(scratch_.picks.data(), num_picks)) {
+  for (const int32_t i : picks) {
     const Edge token{.logit = kept_.logits[i], .id = kept_.ids[i]};
     kept_.logits[num_kept] = token.logit;
     kept_.ids[num_kept] = token.id;
-    num_kept += token.logit > edge.logit || token.id <= edge.id ? 1 : 0;
+    const bool is_equal = token.logit == edge.logit && token.id <= edge.id;
+    num_kept += token.logit > edge.logit || is_equal ? 1 : 0;
   }
   kept_ = {.ids = kept_.ids.first(num_kept), .logits = kept_.logits.first(num_kept)};
 }
@@ -225,8 +236,9 @@ void Sampler::cut(Edge edge) {
 void Sampler::cut_top_k() {
   const auto k = static_cast<size_t>(params_.top_k);
   if (k >= kept_.logits.size()) return;
-  const int32_t last = pick_likeliest(kept_.logits, k)[k - 1];
-  cut({.logit = kept_.logits[last], .id = kept_.ids[last]});
+  const int32_t last = pick_likeliest(k)[k - 1];
+  const Edge edge{.logit = kept_.logits[last], .id = kept_.ids[last]};
+  cut(edge, pick_from(edge.logit));
 }
 
 // Bisects between a logit whose tokens hold the mass and one whose tokens do not, then settles the
@@ -258,11 +270,14 @@ void Sampler::cut_top_p() {
     }
   }
 
-  int32_t* begin = scratch_.picks.data();
-  int32_t* end = begin + pick_from(level_, logits, low, begin);
-  end = std::remove_if(begin, end, [&](int32_t i) { return logits[i] >= high; });
+  const std::span<const int32_t> picks = pick_from(low);
+  std::vector<int32_t>& between = scratch_.between;
+  between.clear();
+  std::ranges::copy_if(picks, std::back_inserter(between),
+                       [&](int32_t i) { return logits[i] < high; });
+  auto begin = between.begin(), end = between.end();
   while (end - begin > 1) {  // the token that crosses is in [begin, end)
-    int32_t* middle = begin + (end - begin) / 2;
+    const auto middle = begin + (end - begin) / 2;
     std::nth_element(begin, middle, end, likelier(logits));
     const double with_half = std::accumulate(
         begin, middle, mass, [&](double sum, int32_t i) { return sum + weights[i]; });
@@ -273,20 +288,19 @@ void Sampler::cut_top_p() {
       mass = with_half;
     }
   }
-  cut({.logit = logits[*begin], .id = kept_.ids[*begin]});
+  cut({.logit = logits[*begin], .id = kept_.ids[*begin]}, picks);
 }
 
 void Sampler::cut_min_p() {
   const double floor = static_cast<double>(max_) + params_.temperature * std::log(params_.min_p);
   auto edge = static_cast<float>(floor);  // the least float that is at least `floor`
   if (static_cast<double>(edge) < floor) edge = std::nextafter(edge, kInfinity);
-  cut({.logit = edge, .id = std::numeric_limits<int32_t>::max()});
+  cut({.logit = edge, .id = std::numeric_limits<int32_t>::max()}, pick_from(edge));
 }
 
 // The noise -log(-log u) beats a gap g only if -log u <= exp(-g), and -log u >= 1 - u: a comparison
 // of 31 bits of 1 - u finds the few tokens that may beat the best so far.
 int32_t Sampler::draw_token(const PhiloxStream& stream) const {
-  constexpr size_t kChunk = 256;  // tokens that share a bound
   const double temperature = params_.temperature;
   // Beyond 1e30 a gap counts for less than it is, which only names more candidates; 0 stays 0.
   const auto inv_temperature = static_cast<float>(std::min(1 / temperature, 1e30));

@@ -55,6 +55,7 @@ struct SamplerScratch {
   std::vector<float> capped;
   std::vector<int32_t> kept;
   std::vector<int32_t> picks;
+  std::vector<int32_t> between;
   std::vector<float> maxima;
   std::vector<double> weights;
   std::vector<bool> is_seen;
