@@ -228,14 +228,14 @@ class Engine:
             id = self._core.submit(
                 ids,
                 temperature=sampling.temperature,
-                top_k=sampling.top_k or 0,
+                top_k=min(sampling.top_k or 0, self.config.vocab_size),
                 top_p=sampling.top_p,
                 min_p=sampling.min_p,
                 repetition_penalty=sampling.repetition_penalty,
                 logprobs=-1 if sampling.logprobs is None else sampling.logprobs,
                 seed=request.seed,
                 sample=sample,
-                max_tokens=sampling.max_tokens,
+                max_tokens=min(sampling.max_tokens, self.context),
                 stop_ids=sorted(turn.stop_ids),
                 pause_ids=[self.tokenizer.python_end],
             )
@@ -296,7 +296,8 @@ class Engine:
             request.deliver(self._failure)
             return
         turn = request.turn
-        request.num_cached = event.num_cached
+        if event.tokens:  # else it ended before this was known, or it was said before
+            request.num_cached = event.num_cached
         for i, token in enumerate(event.tokens):
             if turn.reason is not None or request.is_cancelled:
                 break

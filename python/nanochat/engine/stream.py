@@ -46,6 +46,11 @@ class Stream:
         return len(self._request.prompt)
 
     @property
+    def cached_tokens(self) -> int:
+        """Tokens of the prompt that were not computed; 0 until the first piece or the end."""
+        return self._request.num_cached
+
+    @property
     def seed(self) -> int:
         return self._request.seed
 
