@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from nanochat.engine import Engine
+from nanochat.engine import Engine, NativeOptions
 from nanochat.model import GPT, GPTConfig
 from nanochat.tokenizer import Tokenizer
 
@@ -72,6 +72,32 @@ def scripted(byte_tokenizer: Tokenizer) -> Callable[..., GPT]:
 @pytest.fixture(params=["native", "torch"])
 def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def unhurried_model(byte_tokenizer: Tokenizer) -> GPT:
+    """Draws small letters without end, of equal chances, at a pace that leaves time to interrupt.
+
+    The tiny model has said 300 tokens before a socket has carried one message.
+    """
+    model = GPT(
+        GPTConfig(
+            n_layer=4, n_head=4, n_kv_head=4, n_embd=512,
+            vocab_size=byte_tokenizer.vocab_size, seq_len=CONTEXT,
+        )
+    )  # fmt: skip
+    model.init_weights(seed=0)  # projections are zero: the stream is the embedding
+    with torch.no_grad():
+        model.transformer.wte.weight.fill_(1.0)
+        model.lm_head.weight.zero_()[97:123] = 0.05
+    return model.eval()
+
+
+@pytest.fixture
+def unhurried_engine(unhurried_model: GPT, byte_tokenizer: Tokenizer) -> Iterator[Engine]:
+    options = NativeOptions(dtype="fp32", threads=1)
+    with Engine(unhurried_model, byte_tokenizer, slots=4, options=options) as engine:
+        yield engine
 
 
 @pytest.fixture

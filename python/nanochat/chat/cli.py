@@ -24,7 +24,9 @@ from nanochat.chat.find import newest_chat_model
 from nanochat.chat.server import private_server
 from nanochat.common.errors import UserError
 
-SAMPLING = ("temperature", "top_k", "top_p", "max_tokens", "seed")
+SAMPLING = (
+    "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_tokens", "seed",
+)  # fmt: skip
 HELP = """\
 /clear   forget the conversation
 /help    this
@@ -51,6 +53,10 @@ class ChatCliConfig:
     """Sample among the k likeliest tokens only."""
     top_p: float = 1.0
     """Sample among the fewest tokens that hold this much probability."""
+    min_p: float = 0.0
+    """Sample among the tokens with at least this share of the likeliest one's probability."""
+    repetition_penalty: float = 1.0
+    """Above 1: tokens of the conversation so far become less likely."""
     max_tokens: int = 256
     """Most tokens of an answer."""
     seed: int | None = None
@@ -59,8 +65,10 @@ class ChatCliConfig:
     """Secret of the server, if it wants one."""
     device: str = "cpu"
     """cpu, cuda or mps, for a private server."""
-    dtype: str | None = None
-    """fp32, bf16 or fp16, for a private server; default bf16 on cuda, else fp32."""
+    dtype: str = "bf16"
+    """Of a private server: bf16 or fp32; on cuda and mps also fp16."""
+    threads: int | None = None
+    """Of a private server on the CPU; default: as many as there are processors to run on."""
 
 
 def run_chat_cli(config: ChatCliConfig) -> None:
@@ -74,7 +82,12 @@ def run_chat_cli(config: ChatCliConfig) -> None:
             if config.prompt is None:
                 print(f"loading {checkpoint}", file=sys.stderr)
             url = stack.enter_context(
-                private_server(checkpoint, device=config.device, dtype=config.dtype)
+                private_server(
+                    checkpoint,
+                    device=config.device,
+                    dtype=config.dtype,
+                    threads=config.threads,
+                )
             )
         sampling = {name: getattr(config, name) for name in SAMPLING}
         client = Client(url, token=config.token, system=config.system, sampling=sampling)

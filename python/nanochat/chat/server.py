@@ -20,12 +20,13 @@ _READY = "chat page: "
 
 @contextmanager
 def private_server(
-    checkpoint: Path, *, device: str = "cpu", dtype: str | None = None
+    checkpoint: Path, *, device: str = "cpu", dtype: str = "bf16", threads: int | None = None
 ) -> Iterator[str]:
     """URL of a server for ``checkpoint``. Raises: UserError with its last words, if it fails."""
-    options = ["--checkpoint", str(checkpoint), "--port", "0", "--slots", "1", "--device", device]
-    if dtype is not None:
-        options += ["--dtype", dtype]
+    options = ["--checkpoint", str(checkpoint), "--port", "0", "--slots", "1"]
+    options += ["--device", device, "--dtype", dtype]
+    if threads is not None:
+        options += ["--threads", str(threads)]
     process = subprocess.Popen(
         [sys.executable, "-m", "nanochat", "chat-web", "--stop-with-stdin", *options],
         stdin=subprocess.PIPE,

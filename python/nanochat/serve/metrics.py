@@ -4,9 +4,21 @@ from __future__ import annotations
 
 import bisect
 from collections import Counter
+from collections.abc import Mapping
 
 from nanochat.engine import Completion
 
+# Of the engine's statistics(), as far as its core counts them.
+_ENGINE_COUNTERS = {
+    "computed_tokens": "Tokens that went through the model: of prompts, answers and wrong drafts.",
+    "cached_tokens": "Tokens of prompts that did not: their keys and values were there already.",
+    "drawn_tokens": "Tokens that the model chose.",
+    "drafted_tokens": "Tokens guessed ahead.",
+    "accepted_tokens": "Tokens guessed ahead that the model then chose.",
+    "steps": "Calls of the model.",
+    "step_seconds": "Seconds in them.",
+    "preemptions": "Answers that gave their pages up and started again later.",
+}
 _TTFT_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)  # bucket edges
 
 
@@ -34,7 +46,15 @@ class Metrics:
     def refused(self, code: str) -> None:
         self._errors[code] += 1
 
-    def text(self, *, connections: int, running: int, queued: int, uptime_s: float) -> str:
+    def text(
+        self,
+        *,
+        connections: int,
+        running: int,
+        queued: int,
+        engine: Mapping[str, float],
+        uptime_s: float,
+    ) -> str:
         lines: list[str] = []
 
         def add(name: str, kind: str, text: str, samples: dict[str, float]) -> None:
@@ -55,6 +75,14 @@ class Metrics:
         add("prompt_tokens_total", "counter", "Tokens of prompts.", {"": self._prompt_tokens})
         add("completion_tokens_total", "counter", "Tokens of answers.",
             {"": self._completion_tokens})  # fmt: skip
+        for key, text in _ENGINE_COUNTERS.items():
+            if key in engine:
+                add(f"engine_{key}_total", "counter", text, {"": engine[key]})
+        if pages := engine.get("pages"):
+            free, idle = engine["free_pages"], engine["idle_pages"]
+            states = {"free": free, "idle": idle, "held": pages - free - idle}
+            add("engine_pages", "gauge", "Pages of keys and values; idle ones are kept for reuse.",
+                {f'{{state="{state}"}}': count for state, count in states.items()})  # fmt: skip
         add("ttft_seconds", "histogram", "Time from a request to its first token.", {})
         total = 0
         for edge, count in zip((*_TTFT_SECONDS, "+Inf"), self._ttft_buckets, strict=True):

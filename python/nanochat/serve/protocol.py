@@ -4,10 +4,11 @@ One JSON object per text frame. A client sends the whole conversation with every
 each request an id of its own; several may run at once on one socket.
 
     > {"type": "chat", "id": "r1", "messages": [{"role": "user", "content": "hi"}],
-       "sampling": {"temperature": 0.8, "top_k": 50, "top_p": 1, "max_tokens": 256, "seed": 1}}
+       "sampling": {"max_tokens": 256, "temperature": 0.8, "top_k": 50, "top_p": 1, "min_p": 0,
+                    "repetition_penalty": 1, "seed": 1, "stop": []}}
     > {"type": "stop", "id": "r1"}
     < {"type": "hello", "protocol": 1, "model": {...}, "limits": {...}, "defaults": {...}}
-    < {"type": "start", "id": "r1", "prompt_tokens": 12, "cached_tokens": 0,
+    < {"type": "start", "id": "r1", "prompt_tokens": 12, "cached_tokens": 8,
        "dropped_messages": 0, "seed": 1}        the oldest turns go when the context is full
     < {"type": "delta", "id": "r1", "text": "..."}
     < {"type": "tool", "id": "r1", "name": "calculator", "input": "6*7", "output": "42"}
@@ -15,12 +16,15 @@ each request an id of its own; several may run at once on one socket.
     < {"type": "error", "id": "r1", "code": "...", "message": "..."}
 
 Every answer to a request begins with ``start`` and ends with ``done``, or is one ``error``, which
-may also come after ``start``. Messages of the server carry ``seq``, counted from 0 for each id, and
-from 0 for those without an id. An error without an id concerns no request of this socket: a frame
-that cannot be read, or an id that is already running, whose request goes on. ``stop`` for an id
-that is not running does nothing, since it may have crossed its ``done``. Unknown fields are
-ignored. A server that wants a token takes it in the header ``Authorization: Bearer`` of the
-handshake, or as ``"token"`` in a chat message, since a browser cannot set headers.
+may also come after ``start``. ``start`` comes when the answer does, after queue and prompt: only
+then is it known how much of the prompt was cached. A request that is not refused is accepted.
+Messages of the server carry ``seq``, counted from 0 for each id, and from 0 for those without an
+id. An error without an id concerns no request of this socket: a frame that cannot be read, or an id
+that is already running, whose request goes on. ``stop`` for an id that is not running does nothing,
+since it may have crossed its ``done``. What ``sampling`` leaves out takes the defaults of
+``hello``; unknown fields are ignored. A server that wants a token takes it in the header
+``Authorization: Bearer`` of the handshake, or as ``"token"`` in a chat message, since a browser
+cannot set headers.
 
 Whatever the frame holds, ``receive`` returns an event and raises nothing.
 """
@@ -46,7 +50,9 @@ _MAX_ID_CHARS = 64
 _MAX_STOPS = 8
 _MAX_STOP_CHARS = 64
 _MAX_SHOWN_CHARS = 300  # of an error message: it may quote the client
-_SAMPLING_FIELDS = ("max_tokens", "temperature", "top_k", "top_p", "seed", "stop")
+_SAMPLING_FIELDS = (
+    "max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "stop",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -212,20 +218,26 @@ class Protocol:
     # To the client.
 
     def hello(self, model: Mapping[str, Any]) -> str:
-        defaults = asdict(self._defaults)
+        defaults = {name: getattr(self._defaults, name) for name in _SAMPLING_FIELDS}
         limits = asdict(self._limits)
         return self._message(
             "hello", None, protocol=VERSION, model=model, limits=limits, defaults=defaults
         )
 
     def start(
-        self, request_id: str, *, prompt_tokens: int, dropped_messages: int, seed: int
+        self,
+        request_id: str,
+        *,
+        prompt_tokens: int,
+        cached_tokens: int,
+        dropped_messages: int,
+        seed: int,
     ) -> str:
         return self._message(
             "start",
             request_id,
             prompt_tokens=prompt_tokens,
-            cached_tokens=0,
+            cached_tokens=cached_tokens,
             dropped_messages=dropped_messages,
             seed=seed,
         )

@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -187,6 +187,7 @@ class _Server:
             connections=self._num_connections,
             running=self.engine.num_running,
             queued=self.engine.num_queued,
+            engine=self.engine.statistics(),
             uptime_s=round(time.monotonic() - self._started_s, 3),
         )
 
@@ -244,11 +245,18 @@ class _Socket:
     async def _run_answer(self, answer: _Answer) -> None:
         chat = answer.chat
         try:
-            refused = await self._begin(answer) or await self._send_answer(answer)
+            refused = await self._begin(answer)
             if refused is not None:
                 await self._refuse(refused)
+            else:
+                await self._send_answer(answer)
         except websockets.ConnectionClosed:
             pass  # the reader sees it too, and ends the socket
+        except Exception as error:  # told to the client, and to our log in full
+            _log.error("serve: an answer failed", exc_info=error)
+            message = "the engine failed; the server's log says why"
+            with suppress(websockets.ConnectionClosed):
+                await self._refuse(Refused(chat.id, "internal", message))
         finally:
             answer.stop()
             if self._answers.get(chat.id) is answer:  # else the client has used the id again
@@ -277,36 +285,32 @@ class _Socket:
             answer.stream.cancel()
         return None
 
-    async def _send_answer(self, answer: _Answer) -> Refused | None:
+    async def _send_answer(self, answer: _Answer) -> None:
         protocol, send, stream = self._protocol, self._connection.send, answer.stream
         request_id = answer.chat.id
         assert stream is not None
+        piece = await anext(stream, None)
         await send(
             protocol.start(
                 request_id,
                 prompt_tokens=stream.prompt_tokens,
+                cached_tokens=stream.cached_tokens,
                 dropped_messages=answer.num_dropped,
                 seed=stream.seed,
             )
         )
         code = ""
-        try:
-            async for piece in stream:
-                if piece.kind == "text":
-                    await send(protocol.delta(request_id, piece.text))
-                elif piece.kind == "tool_call":
-                    code = piece.text
-                else:
-                    await send(protocol.tool(request_id, code=code, output=piece.text))
-        except websockets.ConnectionClosed:
-            raise
-        except Exception as error:  # of the engine: told to the client, and to our log in full
-            _log.error("serve: the engine failed", exc_info=error)
-            return Refused(request_id, "internal", f"the engine failed: {type(error).__name__}")
+        while piece is not None:
+            if piece.kind == "text":
+                await send(protocol.delta(request_id, piece.text))
+            elif piece.kind == "tool_call":
+                code = piece.text
+            else:
+                await send(protocol.tool(request_id, code=code, output=piece.text))
+            piece = await anext(stream, None)
         assert stream.completion is not None
         self._server.metrics.completed(stream.completion)
         await send(protocol.done(request_id, stream.completion))
-        return None
 
     async def _refuse(self, refused: Refused) -> None:
         self._server.metrics.refused(refused.code)

@@ -25,8 +25,10 @@ class ChatWebConfig:
     """Secret that clients must show."""
     device: str = "cpu"
     """cpu, cuda or mps."""
-    dtype: str | None = None
-    """fp32, bf16 or fp16; default bf16 on cuda, else fp32."""
+    dtype: str = "bf16"
+    """Of weights, keys and values: bf16 or fp32; on cuda and mps also fp16."""
+    threads: int | None = None
+    """Threads that compute on the CPU; default: as many as there are processors to run on."""
     slots: int = 8
     """Answers that are generated at once; more wait."""
     stop_with_stdin: bool = False
@@ -40,7 +42,11 @@ def run_chat_web(config: ChatWebConfig) -> None:
     checkpoint = config.checkpoint or newest_chat_model()
     try:
         engine = Engine.load(
-            checkpoint, device=config.device, dtype=config.dtype, slots=config.slots
+            checkpoint,
+            device=config.device,
+            dtype=config.dtype,
+            slots=config.slots,
+            threads=config.threads,
         )
     except ValueError as error:
         raise UserError(str(error)) from error

@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,14 +25,14 @@ from nanochat.serve.server import listen
 from nanochat.tokenizer import Tokenizer
 
 
-@pytest.fixture
-def url(tiny_engine: Engine) -> Iterator[str]:
+@contextmanager
+def _server(engine: Engine) -> Iterator[str]:
     """A server on a thread of its own, since the client owns the main one."""
     ready: list[str] = []
     is_ready, loop, stop = threading.Event(), asyncio.new_event_loop(), asyncio.Event()
 
     async def main() -> None:
-        async with listen(tiny_engine, port=0, name="tiny") as page:
+        async with listen(engine, port=0, name="tiny") as page:
             ready.append(page)
             is_ready.set()
             await stop.wait()
@@ -39,10 +40,18 @@ def url(tiny_engine: Engine) -> Iterator[str]:
     thread = threading.Thread(target=loop.run_until_complete, args=(main(),))
     thread.start()
     assert is_ready.wait(10)
-    yield ready[0]
-    loop.call_soon_threadsafe(stop.set)
-    thread.join()
-    loop.close()
+    try:
+        yield ready[0]
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+        loop.close()
+
+
+@pytest.fixture
+def url(tiny_engine: Engine) -> Iterator[str]:
+    with _server(tiny_engine) as page:
+        yield page
 
 
 def test_one_shot(url: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,7 +92,7 @@ def test_the_end_of_input_leaves(url: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_chat(
-    url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    unhurried_engine: Engine, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     is_sent = False
 
@@ -96,9 +105,11 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat(
 
     monkeypatch.setattr("nanochat.chat.cli._harmless", interrupt_once)
     monkeypatch.setattr("sys.stdin", io.StringIO("one\ntwo\n"))
-    run_chat_cli(ChatCliConfig(url=url, max_tokens=150, seed=4))
+    with _server(unhurried_engine) as url:
+        run_chat_cli(ChatCliConfig(url=url, max_tokens=150, seed=4))
     out = capsys.readouterr().out
     assert out.count("stopped") == 1
+    assert out.count("cut at the limit") == 1
     assert out.count("seed 4") == 2
 
 
@@ -110,7 +121,7 @@ def test_a_private_server_lives_as_long_as_its_block(
 ) -> None:
     root = tmp_path / "run" / "sft"
     save_checkpoint(root, 1, model=tiny_model, tokenizer=byte_tokenizer, meta={})
-    with private_server(root) as page:
+    with private_server(root, dtype="fp32", threads=1) as page:
         run_chat_cli(ChatCliConfig(url=page, prompt="hi", max_tokens=5, seed=1))
     assert capsys.readouterr().out.strip()
     with pytest.raises(UserError, match="is the server running"):

@@ -48,9 +48,9 @@ def test_a_conversation_goes_along_whole(tiny_engine: Engine) -> None:
     _run(main)
 
 
-def test_stop_ends_the_answer(tiny_engine: Engine) -> None:
+def test_stop_ends_the_answer(unhurried_engine: Engine) -> None:
     async def main() -> None:
-        async with listen(tiny_engine, port=0) as url:
+        async with listen(unhurried_engine, port=0) as url:
             client = Client(url, sampling={"max_tokens": 300, "seed": 1})
             await client.stop()  # nothing runs: nothing happens
             reason = ""

@@ -29,7 +29,7 @@ def _chat(request_id: Any = "a", messages: Any = USER, **fields: Any) -> str:
 
 
 def _completion(reason: Any = "stop") -> Completion:
-    return Completion([1], [1], "x", [], reason, 7, Usage(2, 1, 1.23456, 0.0))
+    return Completion([1], [1], "x", [], reason, 7, Usage(3, 1, 1.23456, 0.0, 2))
 
 
 def test_a_chat_with_everything() -> None:
@@ -46,10 +46,14 @@ def test_a_chat_with_everything() -> None:
         },
         {"role": "user", "content": "\u00e9\U0001f600"},
     ]
-    sampling = {"temperature": 0, "top_k": None, "top_p": 0.5, "max_tokens": 9, "seed": 3,
-                "stop": ["\n"], "whatever": 1}  # fmt: skip
+    sampling = {"temperature": 0, "top_k": None, "top_p": 0.5, "min_p": 0.1,
+                "repetition_penalty": 1.5, "max_tokens": 9, "seed": 3, "stop": ["\n"],
+                "whatever": 1, "logprobs": 5, "stop_ids": [1]}  # fmt: skip
     event = _protocol().receive(_chat("r1", messages, sampling=sampling, future=[1]))
-    expected = Sampling(temperature=0, top_k=None, top_p=0.5, max_tokens=9, seed=3, stop=("\n",))
+    expected = Sampling(
+        temperature=0, top_k=None, top_p=0.5, min_p=0.1, repetition_penalty=1.5, max_tokens=9,
+        seed=3, stop=("\n",),
+    )  # fmt: skip
     assert event == Chat("r1", messages, expected)
 
 
@@ -107,6 +111,12 @@ def test_stop_is_accepted_whether_it_runs_or_not() -> None:
         (_chat(sampling={"top_k": 0}), "top_k must be at least 1 or none, got 0"),
         (_chat(sampling={"top_k": 1.5}), "top_k must be at least 1 or none, got 1.5"),
         (_chat(sampling={"top_p": 0}), "top_p must be above 0 and at most 1, got 0"),
+        (_chat(sampling={"min_p": -0.1}), "min_p must be 0 to 1, got -0.1"),
+        (_chat(sampling={"min_p": None}), "min_p must be 0 to 1, got None"),
+        (_chat(sampling={"min_p": 10**400}), "min_p must be 0 to 1, got 1000"),
+        (_chat(sampling={"repetition_penalty": 0}), "must be 0.1 to 10, got 0"),
+        (_chat(sampling={"repetition_penalty": "2"}), "must be 0.1 to 10, got '2'"),
+        (_chat(sampling={"temperature": 10**400}), "temperature must be 0 to 5, got 1000"),
         (_chat(sampling={"max_tokens": 0}), "max_tokens must be at least 1, got 0"),
         (_chat(sampling={"seed": 2**53}), "seed must be 0 to 2**53 - 1, got 9007199254740992"),
         (_chat(sampling={"stop": "x"}), "stop must be at most 8 texts of 1 to 64 characters"),
@@ -167,35 +177,35 @@ def test_what_the_server_says() -> None:
     protocol = _protocol()
     said = [
         protocol.hello({"name": "m"}),
-        protocol.start("a", prompt_tokens=3, dropped_messages=2, seed=7),
+        protocol.start("a", prompt_tokens=3, cached_tokens=2, dropped_messages=1, seed=7),
         protocol.delta("a", "\u00e9"),
         protocol.error(None, "bad_request", "what?"),
         protocol.tool("a", code="6*7", output="42"),
         protocol.done("a", _completion()),
-        protocol.start("a", prompt_tokens=3, dropped_messages=2, seed=7),
+        protocol.start("a", prompt_tokens=3, cached_tokens=2, dropped_messages=1, seed=7),
     ]
     assert [json.loads(frame) for frame in said] == [
         {
             "type": "hello", "seq": 0, "protocol": 1, "model": {"name": "m"},
             "limits": {"context": 100, "message_bytes": 2000, "messages": 5, "requests": 2},
-            "defaults": {"temperature": 0.8, "top_k": 50, "top_p": 1.0, "max_tokens": 64,
-                         "seed": None, "stop": []},
+            "defaults": {"temperature": 0.8, "top_k": 50, "top_p": 1.0, "min_p": 0.0,
+                         "repetition_penalty": 1.0, "max_tokens": 64, "seed": None, "stop": []},
         },
         {
-            "type": "start", "id": "a", "seq": 0, "prompt_tokens": 3, "cached_tokens": 0,
-            "dropped_messages": 2, "seed": 7,
+            "type": "start", "id": "a", "seq": 0, "prompt_tokens": 3, "cached_tokens": 2,
+            "dropped_messages": 1, "seed": 7,
         },
         {"type": "delta", "id": "a", "seq": 1, "text": "\u00e9"},
         {"type": "error", "seq": 1, "code": "bad_request", "message": "what?"},
         {"type": "tool", "id": "a", "seq": 2, "name": "calculator", "input": "6*7", "output": "42"},
         {
             "type": "done", "id": "a", "seq": 3, "reason": "stop", "seed": 7,
-            "usage": {"prompt_tokens": 2, "completion_tokens": 1, "ttft_ms": 1.235,
-                      "tokens_per_second": 0.0},
+            "usage": {"prompt_tokens": 3, "cached_tokens": 2, "completion_tokens": 1,
+                      "ttft_ms": 1.235, "tokens_per_second": 0.0},
         },
         {
-            "type": "start", "id": "a", "seq": 0, "prompt_tokens": 3, "cached_tokens": 0,
-            "dropped_messages": 2, "seed": 7,
+            "type": "start", "id": "a", "seq": 0, "prompt_tokens": 3, "cached_tokens": 2,
+            "dropped_messages": 1, "seed": 7,
         },
     ]  # fmt: skip
 
@@ -225,8 +235,8 @@ _SEEDS: list[Any] = [
             {"role": "assistant", "content": [{"type": "python", "text": "1"}]},
             {"role": "user", "content": "v"},
         ],
-        "sampling": {"temperature": 1, "top_k": 5, "top_p": 0.5, "max_tokens": 4, "seed": 1,
-                     "stop": ["x"]},
+        "sampling": {"temperature": 1, "top_k": 5, "top_p": 0.5, "min_p": 0.1,
+                     "repetition_penalty": 2, "max_tokens": 4, "seed": 1, "stop": ["x"]},
     },
 ]  # fmt: skip
 
@@ -274,7 +284,7 @@ def _receive_all(frames: Iterable[str | bytes], protocol: Protocol) -> Counter[s
         elif isinstance(event, Chat):
             running.append(event.id)
             assert len(running) <= LIMITS.requests
-            protocol.start(event.id, prompt_tokens=1, dropped_messages=0, seed=1)
+            protocol.start(event.id, prompt_tokens=1, cached_tokens=0, dropped_messages=0, seed=1)
     for request_id in running:
         protocol.done(request_id, _completion())
     assert isinstance(protocol.receive(_chat("z", token="t")), Chat)  # and still at your service

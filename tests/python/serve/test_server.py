@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -10,12 +11,15 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
+import torch
 import websockets
 from websockets.asyncio.client import ClientConnection
 
 from nanochat.common.errors import UserError
 from nanochat.engine import Engine
+from nanochat.model import GPT
 from nanochat.serve.server import MAX_FRAME_BYTES, listen
+from nanochat.tokenizer import Tokenizer
 
 TIMEOUT_S = 20.0
 
@@ -81,6 +85,19 @@ def test_an_answer(tiny_engine: Engine) -> None:
     _run(main)
 
 
+def test_numbers_without_end_are_as_good_as_the_largest(tiny_engine: Engine) -> None:
+    async def main() -> None:
+        async with listen(tiny_engine, port=0) as url, _open(url) as ws:
+            answers = []
+            for most in (320, 10**100):
+                await ws.send(_chat(top_k=most, max_tokens=most, seed=1))
+                text, done = await _answer(ws, "a")
+                answers.append((text, done["reason"]))
+            assert answers[0] == answers[1]
+
+    _run(main)
+
+
 def test_many_at_once_say_what_each_says_alone(tiny_engine: Engine) -> None:
     async def ask(url: str, number: int) -> str:
         async with _open(url) as ws:
@@ -106,21 +123,48 @@ def test_many_at_once_say_what_each_says_alone(tiny_engine: Engine) -> None:
     _run(main)
 
 
-def test_stop(tiny_engine: Engine) -> None:
+def test_start_and_done_say_what_was_cached(tiny_engine: Engine) -> None:
     async def main() -> None:
         async with listen(tiny_engine, port=0) as url, _open(url) as ws:
-            await ws.send(_chat(**LONG))
-            await ws.send('{"type": "stop", "id": "a"}')
-            _, done = await _answer(ws, "a")
-            assert done["reason"] == "cancelled"
-            assert done["usage"]["completion_tokens"] < 300
+            for is_again in (False, True):
+                await ws.send(_chat("a", "the same question", max_tokens=2))
+                start = await _read(ws)
+                assert start["type"] == "start"
+                while (done := await _read(ws))["type"] != "done":
+                    pass
+                # Of a prompt that was seen, the last token alone has to be computed.
+                num_cached = start["prompt_tokens"] - 1 if is_again else 0
+                assert start["cached_tokens"] == num_cached
+                assert done["usage"]["cached_tokens"] == num_cached
 
     _run(main)
 
 
-def test_a_client_that_vanishes_is_cancelled(tiny_engine: Engine) -> None:
+@pytest.mark.parametrize("when", ["at once", "when it has begun"])
+def test_stop(unhurried_engine: Engine, when: str) -> None:
     async def main() -> None:
-        async with listen(tiny_engine, port=0) as url:
+        async with listen(unhurried_engine, port=0) as url, _open(url) as ws:
+            await ws.send(_chat("z", max_tokens=1))
+            await _answer(ws, "z")
+            await ws.send(_chat(**LONG))
+            start = await _read(ws) if when == "when it has begun" else None
+            await ws.send('{"type": "stop", "id": "a"}')
+            while (message := await _read(ws))["type"] != "done":
+                start = start or message
+            assert start is not None
+            assert start["type"] == "start"
+            assert message["reason"] == "cancelled"
+            assert message["usage"]["completion_tokens"] < 300
+            assert message["usage"]["cached_tokens"] == start["cached_tokens"]
+            if when == "when it has begun":
+                assert start["cached_tokens"] == start["prompt_tokens"] - 1
+
+    _run(main)
+
+
+def test_a_client_that_vanishes_is_cancelled(unhurried_engine: Engine) -> None:
+    async def main() -> None:
+        async with listen(unhurried_engine, port=0) as url:
             async with _open(url) as ws:
                 for name in "abcd":
                     await ws.send(_chat(name, **LONG))
@@ -129,8 +173,9 @@ def test_a_client_that_vanishes_is_cancelled(tiny_engine: Engine) -> None:
             async with _open(url) as ws:  # all four slots were taken; this one gets its turn
                 await ws.send(_chat(max_tokens=5))
                 assert (await _answer(ws, "a"))[1]["reason"] == "length"
-            while tiny_engine.num_running:
+            while unhurried_engine.num_running:
                 await asyncio.sleep(0)
+            assert unhurried_engine.statistics()["drawn_tokens"] < 4 * LONG["max_tokens"]
 
     _run(main)
 
@@ -195,15 +240,17 @@ def test_a_full_queue_says_busy(tiny_engine: Engine) -> None:
     _run(main)
 
 
-def test_a_broken_engine_says_so(tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object, **__: object) -> None:
-        raise OSError("the device is gone")
+def test_a_broken_engine_says_so(
+    tiny_model: GPT, byte_tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = copy.deepcopy(tiny_model)
+    with torch.no_grad():
+        model.lm_head.weight[5] = float("nan")
 
-    async def main() -> None:
-        async with listen(tiny_engine, port=0) as url, _open(url) as ws:
+    async def main(engine: Engine) -> None:
+        async with listen(engine, port=0) as url, _open(url) as ws:
             assert (await _get(url, "/health"))[0] == 200
-            monkeypatch.setattr("nanochat.engine.engine.sample", broken)
-            for message in ("the engine failed: OSError", "stopped by an earlier error"):
+            for message in ("the engine failed; the server's log", "stopped by an earlier error"):
                 await ws.send(_chat())
                 _, error = await _answer(ws, "a")
                 assert error["code"] == "internal"
@@ -211,20 +258,23 @@ def test_a_broken_engine_says_so(tiny_engine: Engine, monkeypatch: pytest.Monkey
             status, body = await _get(url, "/health")
             assert (status, json.loads(body)["status"]) == (503, "failed")
 
-    _run(main)
+    with Engine(model, byte_tokenizer) as engine:
+        _run(lambda: main(engine))
+    assert "logits must be numbers, got NaN for token 5" in caplog.text
 
 
-def test_closing_the_server_closes_its_sockets(tiny_engine: Engine) -> None:
+def test_closing_the_server_closes_its_sockets(unhurried_engine: Engine) -> None:
     async def main() -> None:
-        async with listen(tiny_engine, port=0) as url:
+        async with listen(unhurried_engine, port=0) as url:
             ws = await websockets.connect(url.replace("http", "ws") + "ws", proxy=None)
             await ws.send(_chat(**LONG))
         with pytest.raises(websockets.ConnectionClosedOK):
             while True:
                 await ws.recv()
         assert ws.close_code == 1001
-        while tiny_engine.num_running:
+        while unhurried_engine.num_running:
             await asyncio.sleep(0)
+        assert unhurried_engine.statistics()["drawn_tokens"] < LONG["max_tokens"]
 
     _run(main)
 
@@ -305,11 +355,13 @@ def test_pages(tiny_engine: Engine) -> None:
 def test_metrics(tiny_engine: Engine) -> None:
     async def main() -> None:
         async with listen(tiny_engine, port=0) as url, _open(url) as ws:
-            await ws.send(_chat(max_tokens=7))
-            await _answer(ws, "a")
+            for _ in range(2):
+                await ws.send(_chat(max_tokens=7, temperature=0, top_k=None))
+                _, done = await _answer(ws, "a")
             await ws.send("nonsense")
             await ws.recv()
             status, text = await _get(url, "/metrics")
+            counted = tiny_engine.statistics()
         assert status == 200
         values = {}
         for line in text.splitlines():
@@ -317,11 +369,22 @@ def test_metrics(tiny_engine: Engine) -> None:
                 name, value = line.rsplit(" ", 1)
                 values[name] = float(value)
         assert values["nanochat_connections"] == 1
-        assert values['nanochat_requests_total{reason="length"}'] == 1
+        assert values['nanochat_requests_total{reason="length"}'] == 2
         assert values['nanochat_errors_total{code="bad_request"}'] == 1
-        assert values["nanochat_completion_tokens_total"] == 7
-        assert values["nanochat_ttft_seconds_count"] == 1
-        assert values['nanochat_ttft_seconds_bucket{le="+Inf"}'] == 1
+        assert values["nanochat_completion_tokens_total"] == 14
+        assert values["nanochat_ttft_seconds_count"] == 2
+        assert values['nanochat_ttft_seconds_bucket{le="+Inf"}'] == 2
+        num_prompt = done["usage"]["prompt_tokens"]
+        assert values["nanochat_engine_cached_tokens_total"] == num_prompt - 1
+        assert values["nanochat_engine_drawn_tokens_total"] == 14
+        for name in ("computed_tokens", "drafted_tokens", "accepted_tokens", "steps",
+                     "step_seconds", "preemptions"):  # fmt: skip
+            assert values[f"nanochat_engine_{name}_total"] == counted[name]
+        assert values["nanochat_engine_computed_tokens_total"] > num_prompt
+        pages = {state: values[f'nanochat_engine_pages{{state="{state}"}}']
+                 for state in ("free", "idle", "held")}  # fmt: skip
+        assert sum(pages.values()) == counted["pages"] > 0
+        assert (pages["held"], pages["idle"] > 0) == (0, True)
         buckets = [v for k, v in values.items() if k.startswith("nanochat_ttft_seconds_bucket")]
         assert buckets == sorted(buckets)
 
