@@ -59,13 +59,14 @@ class Sampler {
 };
 
 void check_params(const SamplingParams& params) {
-  check(params.temperature >= 0, "sampler: temperature must be at least 0, got ",
-        params.temperature);
+  const auto check_range = [](const char* name, double value, double low, double high) {
+    check(value >= low && value <= high, "sampler: ", name, " must be ", low, " to ", high,
+          ", got ", value);
+  };
+  check_range("temperature", params.temperature, 0, kMaxTemperature);
+  check_range("min_p", params.min_p, 0, 1);
+  check_range("repetition_penalty", params.repetition_penalty, kMinPenalty, kMaxPenalty);
   check(params.top_p > 0, "sampler: top_p must be above 0, got ", params.top_p);
-  check(params.min_p >= 0 && params.min_p <= 1, "sampler: min_p must be 0 to 1, got ",
-        params.min_p);
-  check(params.repetition_penalty > 0, "sampler: repetition_penalty must be above 0, got ",
-        params.repetition_penalty);
 }
 
 // The largest logit, if all may be sampled from.
@@ -139,7 +140,7 @@ Drawn Sampler::sample(std::span<const float> raw, float cap, const Draw& draw) {
   };
   capped(raw, kept_.logits.data());
   std::iota(kept_.ids.begin(), kept_.ids.end(), 0);
-  capped({&raw_max, 1}, &max_);
+  max_ = max_of(level_, kept_.logits).value;
 
   double log_sum = 0;
   if (wants_logprobs) {

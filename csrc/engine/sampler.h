@@ -19,6 +19,9 @@
 
 namespace nanochat::engine {
 
+inline constexpr double kMaxTemperature = 5;
+inline constexpr double kMinPenalty = 0.1, kMaxPenalty = 10;
+
 struct SamplingParams {
   double temperature = 1.0;  // 0: the likeliest token
   int top_k = 0;             // 0: all

@@ -243,6 +243,28 @@ void test_a_penalty_that_leaves_nothing_is_refused() {
   REQUIRE(is_refused);
 }
 
+void test_parameters_out_of_bounds_are_refused() {
+  SamplerScratch scratch;
+  for (const SamplingParams& params :
+       std::initializer_list<SamplingParams>{{.temperature = -1e-9},
+                                             {.temperature = 5.1},
+                                             {.temperature = NAN},
+                                             {.top_p = 0},
+                                             {.top_p = NAN},
+                                             {.min_p = 1.1},
+                                             {.repetition_penalty = 0},
+                                             {.repetition_penalty = HUGE_VAL}}) {
+    bool is_refused = false;
+    try {
+      const Draw draw{.params = &params, .seen = {}};
+      static_cast<void>(sample(std::vector<float>(3), 15.0f, draw, scratch));
+    } catch (const std::invalid_argument& error) {
+      is_refused = std::string(error.what()).starts_with("sampler: ");
+    }
+    REQUIRE(is_refused);
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -253,4 +275,5 @@ int main() {
   test_candidates_are_few_and_none_is_missed();
   test_bad_logits_are_refused();
   test_a_penalty_that_leaves_nothing_is_refused();
+  test_parameters_out_of_bounds_are_refused();
 }
