@@ -14,11 +14,11 @@ class PhiloxStream {
  public:
   using Block = std::array<uint64_t, 4>;
 
-  PhiloxStream(uint64_t key0, uint64_t key1, uint64_t counter1)
+  constexpr PhiloxStream(uint64_t key0, uint64_t key1, uint64_t counter1)
       : key0_(key0), key1_(key1), counter1_(counter1) {}
 
   // Words 4 * index to 4 * index + 3.
-  [[nodiscard]] Block block(uint64_t index) const {
+  [[nodiscard]] constexpr Block block(uint64_t index) const {
     constexpr uint64_t kMultiplier0 = 0xd2e7470ee14c6c93, kMultiplier1 = 0xca5a826395121157;
     constexpr uint64_t kWeyl0 = 0x9e3779b97f4a7c15, kWeyl1 = 0xbb67ae8584caa73b;
     uint64_t c0 = index + 1, c1 = counter1_, c2 = 0, c3 = 0, k0 = key0_, k1 = key1_;
@@ -34,10 +34,10 @@ class PhiloxStream {
     return {c0, c1, c2, c3};
   }
 
-  [[nodiscard]] uint64_t word(uint64_t index) const { return block(index / 4)[index % 4]; }
+  [[nodiscard]] constexpr uint64_t word(uint64_t index) const { return block(index / 4)[index % 4]; }
 
  private:
-  __extension__ using Wide = unsigned __int128;
+  __extension__ typedef unsigned __int128 Wide;  // nvcc knows no __extension__ using
 
   uint64_t key0_, key1_, counter1_;
 };

@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "common/cuda/device.h"
+#include "engine/cuda/device_sampler.h"
 #include "engine/cuda/handles.h"
 #include "engine/cuda/kernels.h"
 #include "engine/cuda/step_plan.h"
@@ -112,7 +113,8 @@ class CudaModel final : public Model {
             std::make_unique_for_overwrite<float[]>(size_t(layout_.capacity) * config.vocab_size)),
         is_fetched_(layout_.capacity),
         stream_(make_stream()),
-        staging_free_(make_event()) {
+        staging_free_(make_event()),
+        sampler_(layout_.capacity, config.vocab_size, weights_.head.rows, config.seq_len) {
     for (int bucket = 0; bucket < kNumBuckets; ++bucket) {
       const int num_tokens = 1 << bucket;
       if (bucket == 0 || num_tokens / 2 < max_tokens) graphs_[bucket] = record(num_tokens);
@@ -134,6 +136,12 @@ class CudaModel final : public Model {
   void launch_step(int num_tokens, int num_rows) const;
   void launch_layer(const Launcher& where, const Step& step, int layer, int num_tokens) const;
   [[nodiscard]] Step step() const;
+  [[nodiscard]] Launcher launcher() const { return {stream_.get(), overlap_}; }
+
+  void check_row(int row) const {
+    check(row >= 0 && row < num_rows_, "engine: rows of logits are 0 to ", num_rows_ - 1, ", got ",
+          row);
+  }
 
   [[nodiscard]] Residual residual() const {
     return {buffers_.x.data(), buffers_.multiplier.data(), buffers_.squares.data(), config_.n_embd,
@@ -162,8 +170,8 @@ class CudaModel final : public Model {
   int num_rows_ = 0;
   const Stream stream_;
   const Event staging_free_;  // the device has read `staging_`
+  DeviceSampler sampler_;
   std::array<GraphExec, kNumBuckets> graphs_;
-  SamplerScratch scratch_;
 };
 
 Step CudaModel::step() const {
@@ -178,7 +186,7 @@ Step CudaModel::step() const {
 }
 
 void CudaModel::launch_step(int num_tokens, int num_rows) const {
-  const Launcher where{stream_.get(), overlap_};
+  const Launcher where = launcher();
   const LayerWeights& first = weights_.layers.front();
   launch_embed(where,
                {.step = step(),
@@ -297,8 +305,7 @@ void CudaModel::forward(std::span<const Chunk> chunks) {
 }
 
 std::span<const float> CudaModel::logits(int row) {
-  check(row >= 0 && row < num_rows_, "engine: rows of logits are 0 to ", num_rows_ - 1, ", got ",
-        row);
+  check_row(row);
   const size_t size = config_.vocab_size;
   float* host = host_logits_.get() + row * size;
   if (!is_fetched_[row]) {
@@ -313,9 +320,9 @@ std::span<const float> CudaModel::logits(int row) {
 }
 
 void CudaModel::sample(std::span<const Draw> draws, std::span<Drawn> drawn) {
-  for (size_t i = 0; i < draws.size(); ++i) {
-    drawn[i] = engine::sample(logits(draws[i].row), config_.softcap, draws[i], scratch_);
-  }
+  for (const Draw& draw : draws) check_row(draw.row);
+  const DeviceGuard guard(device_);
+  sampler_.sample(launcher(), logits_.data(), config_.softcap, draws, drawn);
 }
 
 void CudaModel::copy_page(int32_t from, int32_t to) {

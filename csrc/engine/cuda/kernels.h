@@ -123,4 +123,40 @@ struct Logits {
 };
 void launch_logits(const Launcher& where, const Gemm& gemm, const Logits& p, int num_tokens);
 
+// One token to settle, as engine::Draw.
+struct DeviceDraw {
+  int64_t row;  // of the logits
+  double temperature, top_p, min_p;
+  float penalty;
+  int top_k;
+  int num_logprobs;
+  int num_seen;
+  int64_t first_seen;  // in Sample::seen
+  uint64_t seed, sample, position;
+};
+
+inline constexpr int kMaxTop = 32;  // likeliest tokens that a draw can ask for
+
+struct DeviceDrawn {
+  enum Status : int { kGood, kNotANumber, kNoneFinite };
+  Status status;
+  int32_t token;
+  float logprob;
+  int32_t top[kMaxTop];
+  float top_logprobs[kMaxTop];
+};
+
+struct Sample {
+  const float* logits;  // (rows, stride)
+  int64_t stride;
+  int vocab_size;
+  float softcap;  // 0: none
+  const DeviceDraw* draws;
+  const int32_t* seen;
+  float* values;  // (draws, stride): softcapped logits after the penalty
+  float* scores;  // (draws, stride): with the noise
+  DeviceDrawn* drawn;
+};
+void launch_sample(const Launcher& where, const Sample& p, int num_draws);
+
 }  // namespace nanochat::engine::cuda

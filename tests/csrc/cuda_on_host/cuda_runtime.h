@@ -216,7 +216,7 @@ using cudaGraphExec_t = CudaGraphOnHost*;
 inline CudaGraphOnHost* cuda_capture = nullptr;
 
 enum { cudaStreamNonBlocking, cudaEventDisableTiming, cudaStreamCaptureModeThreadLocal };
-enum {
+enum cudaMemcpyKind {
   cudaMemcpyDefault,
   cudaMemcpyHostToDevice,
   cudaMemcpyDeviceToHost,
@@ -279,11 +279,11 @@ inline cudaError_t cudaMemset(void* p, int value, size_t size) {
   std::memset(p, value, size);
   return cudaSuccess;
 }
-inline cudaError_t cudaMemcpy(void* to, const void* from, size_t size, int) {
+inline cudaError_t cudaMemcpy(void* to, const void* from, size_t size, cudaMemcpyKind) {
   std::memcpy(to, from, size);
   return cudaSuccess;
 }
-inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t size, int kind,
+inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t size, cudaMemcpyKind kind,
                                    cudaStream_t) {
   if (cuda_capture != nullptr) cuda_on_host::fail("a copy inside a graph");
   return cudaMemcpy(to, from, size, kind);
