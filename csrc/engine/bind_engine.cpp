@@ -111,7 +111,7 @@ void bind_engine(py::module_& m) {
       "Best instruction level of the engine here: 0 base, 1 AVX2, 2 AVX-512, 3 AVX-512 BF16.");
 
   py::class_<Engine>(m, "Engine", "Continuous batching on a thread of its own (engine.h).")
-      .def(py::init([](const py::dict& config, const py::dict& tensors, bool is_bf16, int isa,
+      .def(py::init([](const py::dict& config, const py::dict& tensors, int precision, int isa,
                        int threads, int slots, int pages, int max_chunk, int max_chunk_beside,
                        bool shares_prefixes, int max_drafts) {
              const engine::ModelConfig model_config = config_from(config);
@@ -126,7 +126,7 @@ void bind_engine(py::module_& m) {
                                                  .shares_prefixes = shares_prefixes,
                                                  .max_drafts = max_drafts};
              const engine::CpuOptions cpu{
-                 .precision = is_bf16 ? engine::Precision::kBFloat16 : engine::Precision::kFloat32,
+                 .precision = static_cast<engine::Precision>(precision),
                  .isa = isa < 0 ? engine::best_isa() : static_cast<engine::Isa>(isa),
                  .num_threads = threads,
                  .num_pages = pages};
@@ -134,8 +134,8 @@ void bind_engine(py::module_& m) {
              return std::make_unique<Engine>(
                  std::make_unique<engine::CpuModel>(model_config, views, cpu), options);
            }),
-           arg("config"), arg("tensors"), py::kw_only(), arg("is_bf16"), arg("isa"), arg("threads"),
-           arg("slots"), arg("pages"), arg("max_chunk"), arg("max_chunk_beside"),
+           arg("config"), arg("tensors"), py::kw_only(), arg("precision"), arg("isa"),
+           arg("threads"), arg("slots"), arg("pages"), arg("max_chunk"), arg("max_chunk_beside"),
            arg("shares_prefixes"), arg("max_drafts"))
       .def(
           "submit",

@@ -128,7 +128,7 @@ class Engine:
         config: dict[str, Any],
         tensors: dict[str, _View],
         *,
-        is_bf16: bool,
+        precision: int,
         isa: int,
         threads: int,
         slots: int,

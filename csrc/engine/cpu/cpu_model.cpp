@@ -51,14 +51,14 @@ class Source {
 
 HugeArray<char> copy_rows(const TensorView& table, Precision precision) {
   const int64_t n = table.sizes[0] * table.sizes[1];
-  HugeArray<char> out(static_cast<size_t>(n) * (precision == Precision::kBFloat16 ? 2 : 4));
+  HugeArray<char> out(static_cast<size_t>(n) * (precision == Precision::kFloat32 ? 4 : 2));
   for (int64_t i = 0; i < n; ++i) {
     const float x =
         table.dtype == DType::kBFloat16 ? to_float(table.as<BFloat16>()[i]) : table.as<float>()[i];
-    if (precision == Precision::kBFloat16) {
-      reinterpret_cast<BFloat16*>(&out[0])[i] = to_bfloat16(x);
-    } else {
+    if (precision == Precision::kFloat32) {
       reinterpret_cast<float*>(&out[0])[i] = x;
+    } else {
+      reinterpret_cast<BFloat16*>(&out[0])[i] = to_bfloat16(x);
     }
   }
   return out;
@@ -89,6 +89,10 @@ CpuModel::CpuModel(const ModelConfig& config, const Tensors& tensors, const CpuO
   const Source source(tensors);
   const int64_t C = config.n_embd, D = config.head_dim, V = config.vocab_size;
   const int64_t q_width = config.n_head * D, kv_width = config.n_kv_head * D;
+  if (C % kBlockColumns != 0 || config.mlp_width % kBlockColumns != 0) {
+    throw Unsupported(concat("engine: widths must be multiples of ", kBlockColumns, ", got n_embd ",
+                             C, " and mlp ", config.mlp_width, "; take the torch backend"));
+  }
   const auto pack = [&](std::initializer_list<TensorView> matrices) {
     return PackedMatrix(std::vector<TensorView>(matrices), precision_);
   };
@@ -162,9 +166,9 @@ void CpuModel::for_each(int64_t n, int64_t at_once, const Body& body) {
 void CpuModel::read_row(const Table& table, int32_t token, float* out) const {
   const int64_t at = token * table.width;
   for (int64_t i = 0; i < table.width; ++i) {
-    out[i] = precision_ == Precision::kBFloat16
-                 ? to_float(reinterpret_cast<const BFloat16*>(&table.data[0])[at + i])
-                 : reinterpret_cast<const float*>(&table.data[0])[at + i];
+    out[i] = precision_ == Precision::kFloat32
+                 ? reinterpret_cast<const float*>(&table.data[0])[at + i]
+                 : to_float(reinterpret_cast<const BFloat16*>(&table.data[0])[at + i]);
   }
 }
 
@@ -391,6 +395,16 @@ void CpuModel::attend(size_t l) {
 void CpuModel::multiply(const PackedMatrix& weight, const void* a, Epilogue epilogue, void* out,
                         int64_t out_stride) {
   constexpr int64_t kBlocksAtOnce = 12;
+  if (kernels_.quantize != nullptr) {
+    const int64_t K = weight.depth(), bytes = quantized_bytes(K);
+    make_room(quantized_, num_rows_ * bytes);
+    const char* const rows = static_cast<const char*>(a);
+    for_each(num_rows_, 8, [&](int64_t row) {
+      kernels_.quantize(rows + row * K * kernels_.input_bytes, K,
+                        &quantized_[static_cast<size_t>(row * bytes)]);
+    });
+    a = quantized_.data();
+  }
   const Product product{.weight = &weight,
                         .a = a,
                         .num_rows = num_rows_,

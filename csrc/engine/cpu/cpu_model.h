@@ -90,7 +90,8 @@ class CpuModel final : public Model {
   int64_t num_rows_ = 0;
   std::vector<float> x_, x0_, x_mid_, qkv_, inv_rms_, logits_;
   std::vector<char> normed_, queries_, attended_, hidden_;  // inputs of products
-  std::vector<std::vector<const char*>> page_addresses_;    // for each run
+  std::vector<char> quantized_;
+  std::vector<std::vector<const char*>> page_addresses_;  // for each run
 };
 
 }  // namespace nanochat::engine

@@ -16,7 +16,9 @@ Isa best_isa() {
 #if defined(__x86_64__)
   const CpuLevel level = best_cpu_level();
   if (level == CpuLevel::kAvx512) {
-    return __builtin_cpu_supports("avx512bf16") ? Isa::kAvx512Bf16 : Isa::kAvx512;
+    return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni")
+               ? Isa::kAvx512Bf16
+               : Isa::kAvx512;
   }
   if (level == CpuLevel::kAvx2) return Isa::kAvx2;
 #endif

@@ -4,7 +4,10 @@
 //   model) base, avx2,   bf16 weights widened by a shift, fused multiply-add  fp32 holding bf16
 //   values avx512        of even, then odd k avx512_bf16   dpbf16ps, two k at a time pairs of bf16
 //
-// In a model of fp32, weights and inputs are fp32 at every level.
+// In a model of fp32, weights and inputs are fp32 at every level. In one of int8, weights become
+// fp32 on the way at the lower levels. At avx512_bf16 an input is brought to 16 bits, its row's
+// largest to 32,639, and cut in two bytes, so that vpdpbusd takes it as it is, twice, with sums of
+// integers that are exact; what is lost of an input is less than its rounding to bf16 loses.
 #pragma once
 
 #include <cstdint>
@@ -28,7 +31,7 @@ enum class Epilogue {
 // out (rows, columns) = epilogue(a (rows, K) W^T), for columns [16 first_block, 16 last_block).
 struct Product {
   const PackedMatrix* weight;
-  const void* a;  // inputs of products, rows contiguous and next to each other
+  const void* a;  // inputs of products, rows contiguous and next to each other; or quantized rows
   int64_t num_rows;
   Epilogue epilogue;
   void* out;
@@ -54,6 +57,12 @@ struct AttendTask {
 };
 
 inline constexpr int kMaxQueries = 8;
+inline constexpr int64_t kQuantizedHeader = 64;  // bytes, of which a float is used
+
+// Of a quantized row: its scale, then the high bytes, then the low ones.
+[[nodiscard]] constexpr int64_t quantized_bytes(int64_t n) {
+  return kQuantizedHeader + 2 * n;
+}
 
 struct Kernels {
   int64_t input_bytes;  // of an element that goes into a product
@@ -63,6 +72,8 @@ struct Kernels {
   void (*to_inputs)(const float* x, int64_t n, void* out);
   // x / rms(x), as inputs of products; returns 1 / rms.
   float (*norm)(const float* x, int64_t n, float eps, void* out);
+  // From a row of inputs of products what multiply() takes instead, quantized_bytes(n); or null.
+  void (*quantize)(const void* inputs, int64_t n, void* out);
   void (*multiply)(const Product& product, int64_t first_block, int64_t last_block);
   // Rotates x (D) by -theta, norms it to `scale`; in place. cos, sin (D / 2).
   void (*rope_norm)(float* x, int64_t D, const float* cos, const float* sin, float eps,

@@ -22,9 +22,13 @@ template <int N, bool dot, Precision precision>
 struct Loops {
   using V = simd::Vector<N>;
   using Words = typename simd::Types<N>::Bits;
-  static constexpr bool kHalf = precision == Precision::kBFloat16;
+  typedef int32_t Integers __attribute__((vector_size(4 * N)));
+  typedef uint8_t Bytes __attribute__((vector_size(N)));
+  static constexpr bool kInt8 = precision == Precision::kInt8;
+  static constexpr bool kHalf = precision == Precision::kBFloat16 || kInt8;  // keys and values
   static constexpr bool kPairs = kHalf && dot;
-  using Cached = std::conditional_t<kHalf, BFloat16, float>;  // weights, keys, values
+  static constexpr bool kQuantizes = kInt8 && dot;
+  using Cached = std::conditional_t<kHalf, BFloat16, float>;
   using Input = std::conditional_t<kPairs, BFloat16, float>;
   static constexpr int kRegisters = static_cast<int>(kBlockColumns) / N;  // of a block of outputs
   static constexpr int kMaxRows = N == 16 ? 8 : N == 8 ? 4 : 2;           // of a tile
@@ -112,6 +116,151 @@ struct Loops {
     }
   }
 
+  // The same of weights in int8, without their scale: `a` are inputs, or quantized rows, whose
+  // bytes are offset by 128 as vpdpbusd wants them unsigned.
+  template <int rows, int blocks>
+  static void int8_tile(const char* a, int64_t a_stride, const char* w, int64_t block_bytes,
+                        int64_t K, [[maybe_unused]] const int32_t* column_sums, float* out,
+                        int64_t out_stride) {
+    if constexpr (kQuantizes) {
+#if defined(__AVX512VNNI__)
+      Integers high[rows][blocks] = {}, low[rows][blocks] = {};
+      for (int64_t k = 0; k < K; k += 4) {
+        __m512i weight[blocks];
+        NANOCHAT_UNROLL
+        for (int b = 0; b < blocks; ++b) {
+          weight[b] = _mm512_loadu_si512(w + b * block_bytes + k * kBlockColumns);
+        }
+        NANOCHAT_UNROLL
+        for (int r = 0; r < rows; ++r) {
+          const char* const row = a + r * a_stride + kQuantizedHeader + k;
+          int32_t four_high, four_low;
+          __builtin_memcpy(&four_high, row, 4);
+          __builtin_memcpy(&four_low, row + K, 4);
+          const __m512i input_high = _mm512_set1_epi32(four_high);
+          const __m512i input_low = _mm512_set1_epi32(four_low);
+          NANOCHAT_UNROLL
+          for (int b = 0; b < blocks; ++b) {
+            high[r][b] = (Integers)_mm512_dpbusd_epi32((__m512i)high[r][b], input_high, weight[b]);
+            low[r][b] = (Integers)_mm512_dpbusd_epi32((__m512i)low[r][b], input_low, weight[b]);
+          }
+        }
+      }
+      NANOCHAT_UNROLL
+      for (int r = 0; r < rows; ++r) {
+        float scale;
+        __builtin_memcpy(&scale, a + r * a_stride, sizeof(scale));
+        NANOCHAT_UNROLL
+        for (int b = 0; b < blocks; ++b) {
+          Integers columns;
+          __builtin_memcpy(&columns, column_sums + b * kBlockColumns, sizeof(columns));
+          const V h = __builtin_convertvector(high[r][b] - 128 * columns, V);
+          const V l = __builtin_convertvector(low[r][b] - 128 * columns, V);
+          simd::write(out + r * out_stride + b * kBlockColumns, (h * 256.0f + l) * scale);
+        }
+      }
+#endif
+    } else {
+      V acc[rows][blocks][kRegisters] = {};
+      for (int64_t k = 0; k < K; k += 4) {
+        for (int b = 0; b < blocks; ++b) {
+          for (int i = 0; i < kRegisters; ++i) {
+            Integers four;
+            __builtin_memcpy(&four, w + b * block_bytes + k * kBlockColumns + i * 4 * N,
+                             sizeof(four));
+            NANOCHAT_UNROLL
+            for (int j = 0; j < 4; ++j) {
+              const V weight = __builtin_convertvector((four << (24 - 8 * j)) >> 24, V);
+              for (int r = 0; r < rows; ++r) {
+                const auto* const row = reinterpret_cast<const Input*>(a + r * a_stride);
+                acc[r][b][i] += weight * broadcast(load(row[k + j]));
+              }
+            }
+          }
+        }
+      }
+      for (int r = 0; r < rows; ++r) {
+        for (int b = 0; b < blocks; ++b) {
+          for (int i = 0; i < kRegisters; ++i) {
+            simd::write(out + r * out_stride + b * kBlockColumns + i * N, acc[r][b][i]);
+          }
+        }
+      }
+    }
+  }
+
+  // Rows of a product's tile at once, and blocks of weights; integers take two sums for each
+  // output.
+  static constexpr int kProductRows = kQuantizes ? 4 : kMaxRows;
+  static constexpr int int8_blocks_of_tile(int rows) { return kQuantizes && rows <= 2 ? 6 : 3; }
+
+  template <int rows>
+  static void int8_tiles(const Product& product, int64_t row, int64_t block, int64_t num_blocks,
+                         float* sums, int64_t stride) {
+    constexpr int kBlocks = int8_blocks_of_tile(rows);
+    const PackedMatrix& weight = *product.weight;
+    const int64_t K = weight.depth();
+    const int64_t a_stride =
+        kQuantizes ? quantized_bytes(K) : K * static_cast<int64_t>(sizeof(Input));
+    const char* const a = static_cast<const char*>(product.a) + row * a_stride;
+    const auto tile_of = [&](auto blocks, int64_t b) {
+      int8_tile<rows, decltype(blocks)::value>(
+          a, a_stride, weight.block(block + b), weight.block_bytes(), K,
+          weight.sums() + (block + b) * kBlockColumns, sums + b * kBlockColumns, stride);
+    };
+    int64_t b = 0;
+    for (; b + kBlocks <= num_blocks; b += kBlocks) {
+      tile_of(std::integral_constant<int, kBlocks>{}, b);
+    }
+    for (; b < num_blocks; ++b) tile_of(std::integral_constant<int, 1>{}, b);
+    for (int r = 0; r < rows; ++r) {
+      for (int64_t i = 0; i < num_blocks * kBlockColumns; i += N) {
+        float* const at = sums + r * stride + i;
+        simd::write(at,
+                    simd::read<V>(at) * simd::read<V>(weight.scales() + block * kBlockColumns + i));
+      }
+    }
+  }
+
+  static void quantize(const void* inputs, int64_t n, void* out) {
+    const auto* const from = static_cast<const Input*>(inputs);
+    auto* const to = static_cast<uint8_t*>(out) + kQuantizedHeader;
+    V max_lanes = {};
+    float max = 0;
+    simd::for_each_step<V, float>(n, [&](auto tag, int64_t i) {
+      using F = typename decltype(tag)::type;
+      const F x = simd::read<F>(from + i), size = x < 0.0f ? -x : x;
+      if constexpr (simd::kIsVector<F>) {
+        max_lanes = size > max_lanes ? size : max_lanes;
+      } else {
+        max = size > max ? size : max;
+      }
+    });
+    for (int i = 0; i < N; ++i) max = max_lanes[i] > max ? max_lanes[i] : max;
+    constexpr float kLargest = 32639;  // its high byte is 127 after rounding
+    const float scale = max / kLargest;
+    const float factor = max > 0 ? kLargest / max : 0;
+    __builtin_memcpy(out, &scale, sizeof(scale));
+    // 1.5 * 2^23: adding it leaves the integer in the low bits. And 128 is added to both bytes, so
+    // that they are unsigned.
+    constexpr float kRound = 12582912.0f;
+    constexpr uint32_t kOffset = 0x8080u - std::bit_cast<uint32_t>(kRound);
+    int64_t i = 0;
+    for (; i + N <= n; i += N) {
+      const V rounded = simd::read<V>(from + i) * factor + kRound;
+      const Words q = std::bit_cast<Words>(rounded) + kOffset;
+      const Bytes high = __builtin_convertvector(q >> 8 & 0xffu, Bytes);
+      const Bytes low = __builtin_convertvector(q & 0xffu, Bytes);
+      __builtin_memcpy(to + i, &high, sizeof(high));
+      __builtin_memcpy(to + n + i, &low, sizeof(low));
+    }
+    for (; i < n; ++i) {
+      const uint32_t q = std::bit_cast<uint32_t>(load(from[i]) * factor + kRound) + kOffset;
+      to[i] = static_cast<uint8_t>(q >> 8);
+      to[n + i] = static_cast<uint8_t>(q);
+    }
+  }
+
   // The same for any number of blocks; sums (rows, 16 num_blocks) at `out`.
   template <int rows>
   static void tiles(const Input* a, int64_t a_stride, const char* w, int64_t block_bytes,
@@ -129,20 +278,20 @@ struct Loops {
   }
 
   // body(integral constant of rows, first row), tile after tile.
-  template <typename Body>
+  template <int max_rows, typename Body>
   static void for_each_tile(int64_t num_rows, const Body& body) {
     int64_t r = 0;
-    for (; r + kMaxRows <= num_rows; r += kMaxRows) {
-      body(std::integral_constant<int, kMaxRows>{}, r);
+    for (; r + max_rows <= num_rows; r += max_rows) {
+      body(std::integral_constant<int, max_rows>{}, r);
     }
     const int64_t rest = num_rows - r;
-    if constexpr (kMaxRows > 4) {
+    if constexpr (max_rows > 4) {
       if (rest == 7) return body(std::integral_constant<int, 7>{}, r);
       if (rest == 6) return body(std::integral_constant<int, 6>{}, r);
       if (rest == 5) return body(std::integral_constant<int, 5>{}, r);
       if (rest == 4) return body(std::integral_constant<int, 4>{}, r);
     }
-    if constexpr (kMaxRows > 2) {
+    if constexpr (max_rows > 2) {
       if (rest == 3) return body(std::integral_constant<int, 3>{}, r);
       if (rest == 2) return body(std::integral_constant<int, 2>{}, r);
     }
@@ -195,12 +344,16 @@ struct Loops {
       for (int64_t block = first_block; block < last_block; block += kBlocksAtOnce) {
         const int64_t num_blocks =
             last_block - block < kBlocksAtOnce ? last_block - block : kBlocksAtOnce;
-        for_each_tile(num_rows, [&](auto rows, int64_t r) {
+        for_each_tile<kProductRows>(num_rows, [&](auto rows, int64_t r) {
           constexpr int64_t kColumns = kBlocksAtOnce * kBlockColumns;
           float sums[decltype(rows)::value * kColumns];
-          tiles<decltype(rows)::value>(static_cast<const Input*>(product.a) + (row + r) * K, K,
-                                       weight.block(block), weight.block_bytes(), num_blocks, K,
-                                       sums, kColumns);
+          constexpr int kRows = decltype(rows)::value;
+          if constexpr (kInt8) {
+            int8_tiles<kRows>(product, row + r, block, num_blocks, sums, kColumns);
+          } else {
+            tiles<kRows>(static_cast<const Input*>(product.a) + (row + r) * K, K,
+                         weight.block(block), weight.block_bytes(), num_blocks, K, sums, kColumns);
+          }
           for (int i = 0; i < decltype(rows)::value; ++i) {
             finish(product, row + r + i, block * kBlockColumns, num_blocks * kBlockColumns,
                    sums + i * kColumns);
@@ -275,7 +428,7 @@ struct Loops {
     const int64_t stride = ((end - 1) / kPageTokens + 1 - first_page) * kPageTokens;
     float* const scores = task.scratch;  // (num_queries, stride), of keys from first_page on
     float sums[kMaxQueries];
-    for_each_tile(task.num_queries, [&](auto rows, int64_t r) {
+    for_each_tile<kMaxRows>(task.num_queries, [&](auto rows, int64_t r) {
       score<decltype(rows)::value>(task, r, first_page, end, scores + r * stride, stride);
     });
     for (int r = 0; r < task.num_queries; ++r) {
@@ -424,6 +577,7 @@ struct Loops {
             .cache_bytes = sizeof(Cached),
             .to_inputs = to_inputs,
             .norm = norm,
+            .quantize = kQuantizes ? quantize : nullptr,
             .multiply = multiply,
             .rope_norm = rope_norm,
             .store_key = store_key,
@@ -436,6 +590,8 @@ template <int N, bool dot>
 const Kernels& table_of(Precision precision) {
   static constexpr Kernels kHalf = Loops<N, dot, Precision::kBFloat16>::table();
   static constexpr Kernels kFull = Loops<N, dot, Precision::kFloat32>::table();
+  static constexpr Kernels kInt8 = Loops<N, dot, Precision::kInt8>::table();
+  if (precision == Precision::kInt8) return kInt8;
   return precision == Precision::kBFloat16 ? kHalf : kFull;
 }
 

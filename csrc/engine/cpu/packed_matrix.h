@@ -2,6 +2,7 @@
 //
 //   W (N, K)  ->  [N / 16][K / 2][16][2] bf16        columns n .. n + 15 of the product W x stand
 //                 [N / 16][K][16] fp32               side by side: one register, no sums across it
+//                 [N / 16][K / 4][16][4] int8        and a scale for each column: max |w| / 127
 //
 // Every output is accumulated over K in ascending order, in one register lane, whatever the number
 // of rows in the product or of threads: that is what makes bits independent of the batch. N is
@@ -10,6 +11,7 @@
 
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "common/dtype.h"
 #include "common/huge_array.h"
@@ -19,12 +21,14 @@ namespace nanochat::engine {
 
 inline constexpr int64_t kBlockColumns = 16;
 
-enum class Precision { kFloat32, kBFloat16 };
+// Of weights. Keys, values and what goes into a product are bf16 in a model of int8.
+enum class Precision { kFloat32, kBFloat16, kInt8 };
 
 class PackedMatrix {
  public:
   PackedMatrix() = default;
-  // The matrices (N_i, K), fp32 or bf16, one below the other; K even. Rounds to nearest even.
+  // The matrices (N_i, K), fp32 or bf16, one below the other; K a multiple of 4. Rounds to nearest
+  // even.
   PackedMatrix(std::span<const TensorView> matrices, Precision precision);
 
   [[nodiscard]] int64_t num_columns() const { return num_columns_; }  // N, without padding
@@ -35,10 +39,15 @@ class PackedMatrix {
   [[nodiscard]] int64_t num_bytes() const { return num_blocks() * block_bytes(); }
   [[nodiscard]] int64_t block_bytes() const { return depth_ * kBlockColumns * element_bytes_; }
   [[nodiscard]] const char* block(int64_t i) const { return &data_[0] + i * block_bytes(); }
+  // Of int8: by column, padded ones included.
+  [[nodiscard]] const float* scales() const { return scales_.data(); }
+  [[nodiscard]] const int32_t* sums() const { return sums_.data(); }  // of the integers
 
  private:
   int64_t num_columns_ = 0, depth_ = 0, element_bytes_ = 0;
   HugeArray<char> data_;
+  std::vector<float> scales_;
+  std::vector<int32_t> sums_;
 };
 
 }  // namespace nanochat::engine

@@ -18,7 +18,7 @@ from nanochat.model import GPTConfig
 View = tuple[int, tuple[int, ...], tuple[int, ...], int]  # address, sizes, strides, dtype code
 
 PAGE_TOKENS = 64  # kPageTokens of csrc/engine/model.h
-DTYPES = ("bf16", "fp32")
+DTYPES = ("fp32", "bf16", "int8")  # Precision of csrc/engine/cpu/packed_matrix.h
 ISAS = ("base", "avx2", "avx512", "avx512_bf16")
 
 _CODES = {"F32": (0, 4), "BF16": (1, 2)}  # of dtypes in a file: that of dtype.h, bytes an element
@@ -29,7 +29,7 @@ class NativeOptions:
     """How the native engine computes. None of it but ``dtype`` and ``isa`` changes a token."""
 
     dtype: str = "bf16"
-    """Of weights, keys and values: bf16 or fp32."""
+    """Of weights, keys and values: bf16 or fp32; int8 is of weights, beside keys in bf16."""
     threads: int | None = None
     """By default as many as there are processors to run on."""
     isa: str | None = None
@@ -68,7 +68,7 @@ def native_core(
     return _core.Engine(
         _fields(config),
         dict(tensors),
-        is_bf16=options.dtype == "bf16",
+        precision=DTYPES.index(options.dtype),
         isa=-1 if options.isa is None else ISAS.index(options.isa),
         threads=options.threads or len(os.sched_getaffinity(0)),
         slots=slots,

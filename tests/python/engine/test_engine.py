@@ -14,7 +14,7 @@ from nanochat.engine import Completion, Engine, NativeOptions, Piece, Sampling
 from nanochat.engine.engine import Backend
 from nanochat.engine.request import Event
 from nanochat.engine.torch_core import CHUNK
-from nanochat.model import GPT, GPTConfig
+from nanochat.model import GPT
 from nanochat.tokenizer import Tokenizer
 
 
@@ -227,14 +227,11 @@ def test_a_consumer_that_goes_away_frees_its_slot(
     asyncio.run(main())
 
 
-def test_close_cancels_and_may_be_repeated(backend: Backend, byte_tokenizer: Tokenizer) -> None:
-    """A model large enough to be still at it."""
-    shape = {"n_layer": 4, "n_head": 4, "n_kv_head": 4, "n_embd": 512, "seq_len": 320}
-    model = GPT(GPTConfig(vocab_size=byte_tokenizer.vocab_size, **shape))  # type: ignore[arg-type]
-    model.init_weights(seed=0)
-
+def test_close_cancels_and_may_be_repeated(
+    unhurried_model: GPT, backend: Backend, byte_tokenizer: Tokenizer
+) -> None:
     async def main() -> None:
-        engine = Engine(model.eval(), byte_tokenizer, backend=backend, slots=1)
+        engine = Engine(unhurried_model, byte_tokenizer, backend=backend, slots=1)
         streams = [engine.stream([*b"a"], Sampling(max_tokens=300)) for _ in range(3)]
         await anext(streams[0])
         engine.close()
@@ -248,7 +245,24 @@ def test_close_cancels_and_may_be_repeated(backend: Backend, byte_tokenizer: Tok
             engine.stream([1], GREEDY)
 
     asyncio.run(main())
-    Engine(model, byte_tokenizer, backend=backend).close()  # never used
+    Engine(unhurried_model, byte_tokenizer, backend=backend).close()  # never used
+
+
+def test_what_was_cached_is_known_from_the_first_piece_on(unhurried_engine: Engine) -> None:
+    async def main() -> None:
+        prompt = [*b"a question"]
+        unhurried_engine.generate([prompt], Sampling(max_tokens=1))
+        stream = unhurried_engine.stream(prompt, Sampling(max_tokens=300))
+        await anext(stream)
+        assert stream.cached_tokens == len(prompt) - 1
+        unhurried_engine.close()  # the core's last word on the request knows nothing of it
+        async for _ in stream:
+            pass
+        assert stream.completion is not None
+        assert stream.completion.reason == "cancelled"
+        assert stream.completion.usage.cached_tokens == len(prompt) - 1
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize(
@@ -271,5 +285,5 @@ def test_bad_arguments_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match="slots must be at least 1, got 0"):
         Engine(scripted(), byte_tokenizer, backend=backend, slots=0)
-    with pytest.raises(ValueError, match="dtype must be one of bf16, fp32, got 'int4'"):
+    with pytest.raises(ValueError, match="dtype must be one of fp32, bf16, int8, got 'int4'"):
         Engine.load("anywhere", dtype="int4")

@@ -93,6 +93,33 @@ def test_bf16_errs_at_most_twice_as_much_as_pytorch_in_bf16(
     assert np.abs(ours - oracle).mean() <= np.abs(theirs - oracle).mean()
 
 
+def _int8(model: GPT) -> GPT:
+    """fp32 arithmetic on weights of products as int8 holds them, and tables as bf16 does."""
+    weights = model.state_dict()
+    for name, weight in weights.items():
+        if "attn.c_" in name or "mlp.c_" in name or name == "lm_head.weight":
+            scale = weight.abs().amax(dim=1, keepdim=True) / 127
+            weights[name] = (weight / scale).round() * scale
+        elif "wte" in name or "value_embeds" in name:
+            weights[name] = weight.bfloat16().float()
+    rounded = GPT(model.config)
+    rounded.load_state_dict(weights)
+    return rounded
+
+
+@pytest.mark.parametrize("isa", HERE)
+def test_int8_loses_what_its_weights_lose(model: GPT, byte_tokenizer: Tokenizer, isa: str) -> None:
+    """And, beside that, no more than bf16 does with the weights that it has."""
+    ids = _ids(T)
+    errors = {}
+    for dtype, oracle in (("int8", _int8(model)), ("bf16", model)):
+        with torch.no_grad():
+            expected = oracle(torch.tensor([ids]))[0].numpy()
+        with _native(model, byte_tokenizer, dtype=dtype, isa=isa) as engine:
+            errors[dtype] = np.abs(engine.logits(ids) - expected).mean()
+    assert errors["int8"] <= errors["bf16"]
+
+
 @pytest.mark.slow
 def test_greedy_tokens_of_500_prompts_are_those_of_the_model(
     model: GPT, byte_tokenizer: Tokenizer
@@ -156,7 +183,7 @@ WAYS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+@pytest.mark.parametrize("dtype", ["bf16", "fp32", "int8"])
 def test_a_completion_does_not_depend_on_how_it_is_run(
     model: GPT, byte_tokenizer: Tokenizer, dtype: str
 ) -> None:
@@ -285,6 +312,10 @@ def test_options_and_weights_that_do_not_fit_are_refused(
         NativeOptions(threads=0)
     with pytest.raises(ValueError, match="a context of 200 tokens takes 5 pages of 64, got 3"):
         _native(model, byte_tokenizer, cache_tokens=100)
+    odd = GPT(GPTConfig(arch="classic", n_layer=1, n_head=1, n_kv_head=1, n_embd=20, vocab_size=270,
+                        seq_len=T))  # fmt: skip
+    with pytest.raises(NotImplementedError, match="multiples of 16, got n_embd 20"):
+        _native(odd, byte_tokenizer)
     other = GPT(GPTConfig.from_depth(1, vocab_size=300, seq_len=T, head_dim=64))
     del other.transformer.h[0].attn.c_k
     with pytest.raises(ValueError, match=r"transformer.h.0.attn.c_k.weight is missing"):
