@@ -66,7 +66,7 @@ class ChatCliConfig:
     device: str = "cpu"
     """cpu, cuda or mps, for a private server."""
     dtype: str = "bf16"
-    """Of a private server: bf16 or fp32; on cuda and mps also fp16."""
+    """Of a private server: bf16 or fp32; on the CPU also int8, on cuda and mps also fp16."""
     threads: int | None = None
     """Of a private server on the CPU; default: as many as there are processors to run on."""
 

@@ -26,7 +26,7 @@ class ChatWebConfig:
     device: str = "cpu"
     """cpu, cuda or mps."""
     dtype: str = "bf16"
-    """Of weights, keys and values: bf16 or fp32; on cuda and mps also fp16."""
+    """bf16 or fp32; on the CPU also int8, which is of weights, on cuda and mps also fp16."""
     threads: int | None = None
     """Threads that compute on the CPU; default: as many as there are processors to run on."""
     slots: int = 8

@@ -391,6 +391,18 @@ def test_metrics(tiny_engine: Engine) -> None:
     _run(main)
 
 
+def test_metrics_of_a_core_that_counts_nothing(tiny_model: GPT, byte_tokenizer: Tokenizer) -> None:
+    async def main(engine: Engine) -> None:
+        async with listen(engine, port=0) as url:
+            status, text = await _get(url, "/metrics")
+        assert status == 200
+        assert "nanochat_requests_running 0" in text
+        assert "nanochat_engine_" not in text
+
+    with Engine(tiny_model, byte_tokenizer, backend="torch") as engine:
+        _run(lambda: main(engine))
+
+
 def test_a_port_in_use_is_one_line(tiny_engine: Engine) -> None:
     async def main() -> None:
         with socket.socket() as taken:
