@@ -1,4 +1,4 @@
-#include "engine/cpu/kernels_impl.h"
+#include "engine/cpu/loops.h"
 
 namespace nanochat::engine {
 
