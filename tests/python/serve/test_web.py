@@ -52,7 +52,7 @@ def test_bad_options_are_one_line(checkpoint: Path) -> None:
             run_chat_web(ChatWebConfig(checkpoint=checkpoint, port=port))
     with pytest.raises(UserError, match="device warp cannot be used here"):
         run_chat_web(ChatWebConfig(checkpoint=checkpoint, device="warp"))
-    with pytest.raises(UserError, match="dtype must be one of .*, got 'int1'"):
+    with pytest.raises(UserError, match=r"dtype must be one of .*, got 'int1'"):
         run_chat_web(ChatWebConfig(checkpoint=checkpoint, dtype="int1"))
     with pytest.raises(UserError, match="threads must be at least 1, got 0"):
         run_chat_web(ChatWebConfig(checkpoint=checkpoint, threads=0))
