@@ -12,6 +12,7 @@ from nanochat import _core, ops
 from nanochat.common.hardware import probe
 from nanochat.common.paths import home
 from nanochat.common.ranks import compute_dtype, default_device
+from nanochat.engine.native import ISAS
 from nanochat.ops.backends import CPU_LEVELS
 
 
@@ -38,4 +39,8 @@ def info(_: InfoConfig) -> None:
     for row in ops.backends():
         if row.device in ("cpu", device) or torch.cuda.is_available():
             table.add_row(row.op, row.device, row.path, row.reason)
+    table.add_row("engine", "cpu", "native", f"{ISAS[_core.best_isa()]} instructions")
+    if torch.cuda.is_available():
+        why = "native CUDA model not yet verified on hardware, and not wired to Engine"
+        table.add_row("engine", "cuda", "torch", why)
     console.print(table)

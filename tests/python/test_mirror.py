@@ -15,6 +15,7 @@ TESTED_ELSEWHERE = {
     "data/shuffle.py": "data/test_sources.py",
     "data/streams.py": "data/test_sources.py",
     "data/tinyworld/plots.py": "data/tinyworld/test_stories.py",
+    "engine/core.py": "engine/test_engine.py",
     "engine/request.py": "engine/test_engine.py",
     "info.py": "test_main.py",
     "model/hf.py": "model/test_gpt.py",
