@@ -1,0 +1,92 @@
+"""scripts/bench/engine.py runs at its smallest size."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import runpy
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanochat.common.errors import UserError
+from nanochat.model import GPTConfig
+from nanochat.testing import engine_child, engine_models
+from nanochat.testing.engine_child import Contender
+
+BENCH = Path(__file__).parents[3] / "scripts" / "bench" / "engine.py"
+SMALL = ("--depth", "1", "--vocab-size", "64", "--context", "16", "--rounds", "1")
+
+
+def run(*argv: str) -> None:
+    runpy.run_path(str(BENCH))["main"]([*argv, *SMALL])
+
+
+def last_line(out: str) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(out.splitlines()[-1])
+    return document
+
+
+def test_decode_has_a_row_for_each_contender_and_batch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("transformers")
+    json_file = tmp_path / "out.json"
+    run("--what", "decode", "--only", "ours", "transformers", "--dtype", "bf16", "--tokens", "4",
+        "--batch", "1", "2", "--peer-batch", "1", "--out", str(json_file))  # fmt: skip
+    document = last_line(capsys.readouterr().out)
+    assert json.loads(json_file.read_text()) == document
+    rows = document["decode"]
+    assert [(row["engine"], row["dtype"], row["prompts"], row["batch"]) for row in rows] == [
+        ("ours", "bf16", "private", 1),
+        ("transformers", "bf16", "private", 1),
+        ("ours", "bf16", "private", 2),
+        ("ours", "bf16", "shared", 2),
+    ]
+    assert all(row["tpot_sec"] > 0 and row["mbu_pct"] > 0 for row in rows)
+    assert rows[0]["decode_x"] > 0 and rows[1]["decode_x"] == rows[1]["prefill_x"] == 1
+    assert rows[2]["decode_x"] is rows[3]["decode_x"] is None  # no peer of that batch
+    assert set(document["equal_tokens"]) == {"ours bf16, threads 1", "transformers bf16, threads 1"}
+
+
+def test_speculation_has_rows_with_guesses_and_without(capsys: pytest.CaptureFixture[str]) -> None:
+    run("--what", "speculation", "--draft-tokens", "24")
+    rows = last_line(capsys.readouterr().out)["speculation"]
+    assert [(row["text"], row["max_drafts"]) for row in rows] == [
+        ("copied", 0),
+        ("copied", 8),
+        ("free", 0),
+        ("free", 8),
+    ]
+    assert all(row["tok_per_sec"] > 0 for row in rows)
+    assert rows[0]["accepted_pct"] is None and rows[1]["accepted_pct"] > 50
+
+
+def test_a_wrong_token_is_an_error_unless_the_choice_was_close(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    config = GPTConfig.from_depth(1, arch="classic", vocab_size=64, seq_len=48)
+    weights = engine_models.random_weights(config, seed=1)
+    path = engine_models.save(weights, tmp_path / "random.safetensors")
+    base = Contender("ours", "fp32", 1, config, str(path), num_rows=1)
+    options = argparse.Namespace(context=[16], tokens=8)
+    main = runpy.run_path(str(BENCH))
+    generator = engine_child.load(base)
+
+    class InThisProcess:
+        changed: dict[int, int] = {}  # noqa: RUF012
+
+        def ask(self, question: dict[str, Any]) -> Any:
+            answer = asdict(generator.generate(**question))
+            for i, token in self.changed.items():
+                answer["tokens"][0][i] = token
+            return answer
+
+    worker = InThisProcess()
+    assert main["check"]({base: worker}, base, options) == {"ours fp32, threads 1": "8 of 8"}
+    worker.changed = {7: 64}  # the last, which nobody is fed
+    with pytest.raises(UserError, match=r"token 7 of ours fp32, threads 1 must be .*, got 64"):
+        main["check"]({base: worker}, base, options)
+    main["LEADS"]["fp32"] = 1000.0
+    assert main["check"]({base: worker}, base, options) == {"ours fp32, threads 1": "7 of 8"}
