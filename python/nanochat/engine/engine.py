@@ -275,15 +275,31 @@ class Engine:
     # What follows runs on the dispatcher's thread.
 
     def _run(self) -> None:
-        while True:
-            events = self._core.wait(_WAIT_S)
-            if reason := self._core.failure():
-                with self._lock:  # nobody is accepted from here on
-                    self._failure = RuntimeError(f"engine: {reason}")
-            for event in events:
-                self._handle(Happened(*event))
-            if not events and (self._is_closed or self._failure is not None):
-                return
+        try:
+            while self._dispatch():
+                pass
+        except (
+            BaseException
+        ) as error:  # of a turn or a listener: nobody shall wait for ever
+            failure = RuntimeError(f"engine: {type(error).__name__}: {error}")
+            failure.__cause__ = error
+            with self._lock:
+                self._failure = failure
+                left = [*self._requests.values()]
+                self._requests.clear()
+            self._closer()
+            for request in left:
+                request.deliver(failure)
+
+    def _dispatch(self) -> bool:
+        """Pass on what happened; False when nothing will any more."""
+        events = self._core.wait(_WAIT_S)
+        if (reason := self._core.failure()) and self._failure is None:
+            with self._lock:  # nobody is accepted from here on
+                self._failure = RuntimeError(f"engine: {reason}")
+        for event in events:
+            self._handle(Happened(*event))
+        return bool(events) or not (self._is_closed or self._failure is not None)
 
     def _handle(self, event: Happened) -> None:
         with self._lock:

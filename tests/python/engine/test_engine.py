@@ -287,3 +287,18 @@ def test_bad_arguments_are_refused(
         Engine(scripted(), byte_tokenizer, backend=backend, slots=0)
     with pytest.raises(ValueError, match="dtype must be one of fp32, bf16, int8, got 'int4'"):
         Engine.load("anywhere", dtype="int4")
+
+
+def test_a_listener_that_breaks_fails_everyone_and_nobody_waits(
+    scripted: Scripted, backend: Backend, byte_tokenizer: Tokenizer
+) -> None:
+    def deliver(event: Event) -> None:
+        if not isinstance(event, BaseException):
+            raise OSError("gone")
+
+    with Engine(scripted(), byte_tokenizer, backend=backend, slots=1) as engine:
+        engine.submit([1], GREEDY, deliver)
+        with pytest.raises(RuntimeError, match=r"OSError: gone|stopped by an earlier error"):
+            engine.generate([[2]] * 3, GREEDY)
+        assert isinstance(engine.failure, RuntimeError)
+        assert isinstance(engine.failure.__cause__, OSError)
