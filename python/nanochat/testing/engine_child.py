@@ -23,7 +23,7 @@ from nanochat.engine.native import MappedTensors, NativeOptions, native_core
 from nanochat.engine.torch_core import TorchCore
 from nanochat.model import GPT, GPTConfig
 from nanochat.testing import worker
-from nanochat.testing.engine_timing import Generated
+from nanochat.testing.engine_timing import Generated, moments
 
 CHUNK = 512  # tokens of a prompt in a step of ours, also beside those that decode
 
@@ -66,7 +66,7 @@ class CoreGenerator:
     ) -> Generated:
         before = self._core.statistics()
         tokens: list[list[int]] = [[] for _ in prompts]
-        arrivals_s: list[list[float]] = [[] for _ in prompts]
+        heard: list[list[tuple[float, int]]] = [[] for _ in prompts]
         started = time.perf_counter()
         rows = {
             self._core.submit(
@@ -84,22 +84,17 @@ class CoreGenerator:
                 tokens[rows[id]] += drawn
                 if finish != NOT_FINISHED:
                     running.remove(id)
-            for row, moments in zip(tokens, arrivals_s, strict=True):
-                moments += _spread(moments, elapsed, len(row) - len(moments))
+            for row, times in zip(tokens, heard, strict=True):
+                if count := len(row) - sum(count for _, count in times):
+                    times.append((elapsed, count))
             if reason := self._core.failure():
                 raise RuntimeError(reason)
             if min(map(len, tokens)) >= num_tokens:
                 for id in running:
                     self._core.cancel(id)
         after = self._core.statistics()
-        return Generated(tokens, arrivals_s, {name: after[name] - before[name] for name in after})
-
-
-def _spread(before_s: list[float], elapsed_s: float, count: int) -> list[float]:
-    """Moments of tokens that came together, by even steps from the token before them: what a guess
-    brought, or several steps that ended while this process was kept waiting."""
-    last_s = before_s[-1] if before_s else 0.0
-    return [last_s + (elapsed_s - last_s) * (i + 1) / count for i in range(count)]
+        counters = {name: after[name] - before[name] for name in after}
+        return Generated(tokens, [moments(times) for times in heard], counters)
 
 
 class Transformers:

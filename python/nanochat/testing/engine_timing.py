@@ -21,6 +21,25 @@ class Generated:
     counters: dict[str, float]
 
 
+def moments(heard: Sequence[tuple[float, int]]) -> list[float]:
+    """Moments of tokens that were heard of at times, so many at once: what a guess brought, or what
+    came while this process was kept waiting.
+
+    Those of one time share the span since the time before; those that came with the first token are
+    dated back by steps of the later ones.
+    """
+    first_s, count = heard[0]
+    later = []
+    for (last_s, _), (now_s, num_tokens) in pairwise(heard):
+        later += [last_s + (now_s - last_s) * (i + 1) / num_tokens for i in range(num_tokens)]
+    even_s = first_s / count
+    step_s = (
+        median(after - before for before, after in pairwise([first_s, *later])) if later else even_s
+    )
+    step_s = min(step_s, even_s)
+    return [first_s - step_s * (count - 1 - i) for i in range(count)] + later
+
+
 @dataclass(frozen=True)
 class Timing:
     """Of one measurement.

@@ -4,7 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from nanochat.testing.engine_timing import percentile, timing
+from nanochat.testing.engine_timing import moments, percentile, timing
+
+
+def test_tokens_heard_of_one_by_one_keep_their_times() -> None:
+    assert moments([(1.0, 1), (1.5, 1), (3.0, 1)]) == [1.0, 1.5, 3.0]
+
+
+def test_tokens_heard_of_together_share_the_time_since_the_last() -> None:
+    assert moments([(1.0, 1), (2.0, 4), (3.0, 1)]) == [1.0, 1.25, 1.5, 1.75, 2.0, 3.0]
+
+
+def test_the_first_token_is_as_much_older_as_later_steps_are_long() -> None:
+    assert moments([(10.0, 3), (10.5, 1), (11.0, 1)]) == [9.0, 9.5, 10.0, 10.5, 11.0]
+    assert moments([(1.0, 2), (9.0, 1)]) == [0.5, 1.0, 9.0]  # but not from before the start
+    assert moments([(1.0, 4)]) == [0.25, 0.5, 0.75, 1.0]
 
 
 def test_rows_in_lock_step() -> None:
