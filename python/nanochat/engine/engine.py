@@ -121,7 +121,7 @@ class Engine:
             model, tokenizer, _ = load_model(path, device=device, dtype=_TORCH_DTYPES[name])
             return cls(model, tokenizer, slots=slots)
         options = NativeOptions(dtype=name, threads=threads)
-        folder = resolve(Path(path))
+        folder = resolve(Path(path).expanduser())
         config = GPTConfig.from_dict(json.loads((folder / "config.json").read_text())["model"])
         tensors = MappedTensors(folder / "model.safetensors")
         core = native_core(config, tensors.views, slots=slots, options=options)
