@@ -51,7 +51,11 @@ from nanochat.testing.peers import installed
 from nanochat.testing.worker import Worker
 
 OURS, TORCH, TRANSFORMERS, LLAMA = "ours", "torch", "transformers", "llama.cpp"
-PACKAGES = {TORCH: "torch", TRANSFORMERS: "transformers", LLAMA: "llama_cpp"}
+PACKAGES = {
+    TORCH: ("torch",),
+    TRANSFORMERS: ("transformers",),
+    LLAMA: ("llama_cpp", "gguf"),  # of PyPI's llama-cpp-python and gguf
+}
 TAKES = {
     OURS: ("bf16", "fp32", "int8"),
     TORCH: ("bf16", "fp32"),
@@ -115,8 +119,8 @@ def contenders(base: Contender, options: argparse.Namespace) -> list[Contender]:
         if engine == OURS:
             found += [replace(base, dtype=dtype) for dtype in dtypes]
             found += [replace(base, num_threads=threads) for threads in options.threads[1:]]
-        elif not installed(PACKAGES[engine]):
-            say(f"{engine}: not installed")
+        elif missing := [package for package in PACKAGES[engine] if not installed(package)]:
+            say(f"{engine}: left out, {' and '.join(missing)} not installed")
         elif batches := [batch for batch in options.batch if batch <= options.peer_batch]:
             peer = replace(base, engine=engine, num_rows=max(batches))
             found += [replace(peer, dtype=dtype) for dtype in dtypes]

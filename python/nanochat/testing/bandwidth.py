@@ -20,7 +20,7 @@ import numpy as np
 from nanochat.common.errors import run_main
 from nanochat.testing import worker
 
-NUM_BYTES = 512 << 20  # more than the caches of any processor's one part so far
+NUM_BYTES = 512 << 20  # beyond all caches that one core can use
 _PASSES = 5
 
 

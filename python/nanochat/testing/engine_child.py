@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from nanochat.common.errors import run_main
 from nanochat.engine.core import NOT_FINISHED, Core
-from nanochat.engine.native import MappedTensors, NativeOptions, native_core
+from nanochat.engine.native import PAGE_TOKENS, MappedTensors, NativeOptions, native_core
 from nanochat.engine.torch_core import TorchCore
 from nanochat.model import GPT, GPTConfig
 from nanochat.testing import worker
@@ -135,6 +135,7 @@ def load(contender: Contender) -> Generator:
         options = NativeOptions(
             dtype=contender.dtype,
             threads=contender.num_threads,
+            cache_tokens=(contender.num_rows + 1) * (config.seq_len + PAGE_TOKENS),  # whole pages
             chunk=CHUNK,
             chunk_beside=CHUNK,
             max_drafts=contender.max_drafts,

@@ -132,8 +132,3 @@ class Llama:
             )
             for i in last
         ]
-
-    def close(self) -> None:
-        self._lib.llama_batch_free(self._batch)
-        self._lib.llama_free(self._context)
-        self._lib.llama_model_free(self._model)

@@ -32,11 +32,9 @@ def moments(heard: Sequence[tuple[float, int]]) -> list[float]:
     later = []
     for (last_s, _), (now_s, num_tokens) in pairwise(heard):
         later += [last_s + (now_s - last_s) * (i + 1) / num_tokens for i in range(num_tokens)]
-    even_s = first_s / count
-    step_s = (
-        median(after - before for before, after in pairwise([first_s, *later])) if later else even_s
-    )
-    step_s = min(step_s, even_s)
+    step_s = first_s / count
+    if later:
+        step_s = min(step_s, median(b - a for a, b in pairwise([first_s, *later])))
     return [first_s - step_s * (count - 1 - i) for i in range(count)] + later
 
 

@@ -24,4 +24,3 @@ def test_rows_in_a_batch_are_as_alone(tmp_path: Path) -> None:
     together = llama.generate(PROMPTS, 8, 0.0).tokens
     assert together == [llama.generate([prompt], 8, 0.0).tokens[0] for prompt in PROMPTS]
     assert together[0] != together[1] and len(set(together[0])) > 1
-    llama.close()
