@@ -8,13 +8,14 @@ namespace {
 
 void check_draw(const Draw& draw, int vocab_size, int max_seen) {
   const SamplingParams& params = *draw.params;
-  check(params.temperature >= 0, "sampler: temperature must be at least 0, got ",
-        params.temperature);
+  const auto check_range = [](const char* name, double value, double low, double high) {
+    check(value >= low && value <= high, "sampler: ", name, " must be ", low, " to ", high,
+          ", got ", value);
+  };
+  check_range("temperature", params.temperature, 0, kMaxTemperature);
+  check_range("min_p", params.min_p, 0, 1);
+  check_range("repetition_penalty", params.repetition_penalty, kMinPenalty, kMaxPenalty);
   check(params.top_p > 0, "sampler: top_p must be above 0, got ", params.top_p);
-  check(params.min_p >= 0 && params.min_p <= 1, "sampler: min_p must be 0 to 1, got ",
-        params.min_p);
-  check(params.repetition_penalty > 0, "sampler: repetition_penalty must be above 0, got ",
-        params.repetition_penalty);
   check(params.num_logprobs <= kMaxTop, "sampler: num_logprobs must be at most ", kMaxTop,
         " on CUDA, got ", params.num_logprobs);
   if (params.repetition_penalty == 1) return;

@@ -120,6 +120,7 @@ void test_draws_that_cannot_be_are_refused() {
   REQUIRE(throws<std::domain_error>([&] { draw({0, INFINITY, 0, 0}, {}); }));
   REQUIRE(throws<std::domain_error>([&] { draw(std::vector<float>(4, -INFINITY), {}); }));
   REQUIRE(throws<std::invalid_argument>([&] { draw(good, {.temperature = -1}); }));
+  REQUIRE(throws<std::invalid_argument>([&] { draw(good, {.repetition_penalty = 0}); }));
   REQUIRE(throws<std::invalid_argument>([&] { draw(good, {.top_p = 0}); }));
   REQUIRE(throws<std::invalid_argument>([&] { draw(good, {.min_p = 1.5}); }));
   REQUIRE(throws<std::invalid_argument>([&] { draw(good, {.num_logprobs = 33}); }));
