@@ -17,12 +17,13 @@ prefill  tokens of all prompts by the time until every row has its first token; 
          compute prompts one after the other, beside the rows that decode already
 decode   rows by the median time of a step in which all of them decode
 MBU      bytes that a step must read (matrices, keys and values; what a prompt shares counts once)
-         by that time, as share of the bandwidth of reading, measured before each measurement with
-         as many threads
+         by that time, as share of the bandwidth of reading (GB/s), measured with as many threads
+         before and after
 
 Speculation: one prompt, ours in bf16 with guesses ahead and without, whose tokens must be equal.
 Text "copied" comes from a model made to repeat its prompt, which is the most there is to gain;
-"free" is random weights at temperature 1, where nothing can be guessed: what trying costs.
+"free" is one of 16 words after the other by chance, where guesses are made and are wrong: what
+trying costs.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ TAKES = {
 DISTRIBUTIONS = ("torch", "transformers", "llama-cpp-python", "numpy")
 LEADS = {"fp32": 0.05, "bf16": 0.5, "int8": 1.0}  # of logits, whose RMS is 5
 MAX_DRAFTS = 8
+NUM_WORDS = 16  # of the text in which guesses are wrong
 SEED = 1
 
 DECODE_HEADINGS = {  # of the table -> field and factor
@@ -215,9 +217,10 @@ def measure(
     prompts = random_prompts(f"{key} {cell.context} {cell.batch}", count, cell.context,
                              contender.config)  # fmt: skip
     prompts *= cell.batch // count
-    read_gb_per_sec = readers[contender.num_threads].ask({})
+    reader = readers[contender.num_threads]
+    before = reader.ask({})
     generated = generate(workers[contender], prompts, 1 + num_steps)
-    return Measurement(timing(generated.arrivals_s), read_gb_per_sec)
+    return Measurement(timing(generated.arrivals_s), (before + reader.ask({})) / 2)
 
 
 def tpot(one: Measurement) -> float:
@@ -298,30 +301,29 @@ def decode_rows(
 # Speculation.
 
 
-def speculation_rows(
+def speculate(
     base: Contender, folder: Path, options: argparse.Namespace
-) -> list[dict[str, object]]:
-    """Two rows for each kind of text. Raises: UserError if guesses change a token."""
+) -> dict[tuple[str, int], list[Generated]]:
+    """Text and largest number of guesses in a step -> what was generated in each round."""
     context = max(options.context)
     config = replace(base.config, seq_len=context + options.draft_tokens + MAX_DRAFTS + 1)
-    period = min(
-        config.vocab_size, max(4, context // 4)
-    )  # copied text stands in the prompt 4 times
-    weights = engine_models.copying_weights(config, period=period, seed=SEED)
-    copies = engine_models.save(weights, folder / "copying.safetensors")
-    texts = {
-        "copied": (str(copies), engine_models.copied_text(period, context), 0.0),
-        "free": (base.weights, random_prompts("free", 1, context, config)[0], 1.0),
+    # The text stands four times in the prompt.
+    period = min(config.vocab_size, max(4, context // 4))
+    copying = engine_models.copying_weights(config, period=period, seed=SEED)
+    babbling = engine_models.babbling_weights(config, num_words=NUM_WORDS, seed=SEED)
+    draw = random.Random("free")
+    texts = {  # weights, prompt, temperature
+        "copied": (copying, engine_models.copied_text(period, context), 0.0),
+        "free": (babbling, [draw.randrange(NUM_WORDS) for _ in range(context)], 1.0),
     }
     results: dict[tuple[str, int], list[Generated]] = {}
     with ExitStack() as stack:
         workers = {}
-        for text, (path, _, _) in texts.items():
+        for text, (weights, _, _) in texts.items():
+            path = engine_models.save(weights, folder / f"{text}.safetensors")
+            own = replace(base, config=config, weights=str(path), num_rows=1)
             for max_drafts in (0, MAX_DRAFTS):
-                contender = replace(
-                    base, config=config, weights=path, num_rows=1, max_drafts=max_drafts
-                )
-                workers[text, max_drafts] = start(contender, stack)
+                workers[text, max_drafts] = start(replace(own, max_drafts=max_drafts), stack)
         for number in range(options.rounds):
             for (text, max_drafts), worker in workers.items():
                 say(f"round {number + 1}: {text}, guesses {max_drafts}")
@@ -330,11 +332,18 @@ def speculation_rows(
                     worker, [prompt], options.draft_tokens, temperature=temperature
                 )
                 results.setdefault((text, max_drafts), []).append(generated)
+    return results
+
+
+def speculation_rows(
+    results: dict[tuple[str, int], list[Generated]], num_tokens: int
+) -> list[dict[str, object]]:
+    """Two for each text. Raises: UserError if guesses change one of the first ``num_tokens``."""
     rows: list[dict[str, object]] = []
     for (text, max_drafts), own in results.items():
         plain = results[text, 0]
         for theirs, ours in zip(plain, own, strict=True):
-            if first(theirs, options) != first(ours, options):
+            if theirs.tokens[0][:num_tokens] != ours.tokens[0][:num_tokens]:
                 raise UserError(f"bench engine: guesses must not change tokens, they do in {text}")
         drafted = sum(one.counters["drafted_tokens"] for one in own)
         accepted = sum(one.counters["accepted_tokens"] for one in own)
@@ -349,10 +358,6 @@ def speculation_rows(
             }
         )
     return rows
-
-
-def first(generated: Generated, options: argparse.Namespace) -> list[int]:
-    return generated.tokens[0][: options.draft_tokens]
 
 
 def seconds_per_token(generated: Generated) -> float:
@@ -443,23 +448,25 @@ def main(argv: list[str]) -> None:
     document: dict[str, Any] = {"benchmark": "engine", "machine": facts}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        weights = engine_models.random_weights(config, seed=SEED)
         base = Contender(
             engine=OURS,
             dtype="bf16",
             num_threads=options.threads[0],
             config=config,
-            weights=str(engine_models.save(weights, folder / "random.safetensors")),
+            weights=str(folder / "random.safetensors"),
             num_rows=max(options.batch),
         )
-        del weights
         if "decode" in options.what:
+            weights = engine_models.random_weights(config, seed=SEED)
+            engine_models.save(weights, Path(base.weights))
+            del weights  # before those who load them need the room
             document["decode"], document["equal_tokens"] = decode_rows(base, options)
             equal = "; ".join(f"{who}: {count}" for who, count in document["equal_tokens"].items())
             print(f"greedy tokens equal to transformers in fp32: {equal or 'not compared'}")
             print_table("decode", DECODE_HEADINGS, document["decode"])
         if "speculation" in options.what:
-            document["speculation"] = speculation_rows(base, folder, options)
+            results = speculate(base, folder, options)
+            document["speculation"] = speculation_rows(results, options.draft_tokens)
             print_table("speculation", SPECULATION_HEADINGS, document["speculation"])
     line = json.dumps(document)
     print(f"\n{line}")

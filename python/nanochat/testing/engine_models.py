@@ -15,7 +15,8 @@ from nanochat.model import GPT, GPTConfig
 
 _EMBEDDING, _HEAD = "transformer.wte.weight", "lm_head.weight"
 _LOGIT_RMS = 5.0  # a third of the softcap: most tokens are clear, some are not
-_COPY_LOGIT = 15.0  # of the next token in the text
+_COPY_LOGIT = 15.0  # of the next token in the text, before the softcap
+_NEVER_LOGIT = 60.0  # negative, of what is no word
 
 
 def random_weights(config: GPTConfig, *, seed: int) -> dict[str, Tensor]:
@@ -33,13 +34,10 @@ def random_weights(config: GPTConfig, *, seed: int) -> dict[str, Tensor]:
 def copying_weights(config: GPTConfig, *, period: int, seed: int) -> dict[str, Tensor]:
     """A model that after token i, less than ``period``, surely says i + 1, after the last one 0.
 
-    It costs what another does: the blocks multiply as usual and add zeros to the stream, and a row
-    of the head is the embedding of the token before its own.
+    It costs what another does: blocks compute and add nothing, and a row of the head is the
+    embedding of the token before its own.
     """
-    weights = random_weights(config, seed=seed)
-    for name, tensor in weights.items():
-        if name.endswith("c_proj.weight"):
-            tensor.zero_()
+    weights = _without_blocks(config, seed=seed)
     text = torch.nn.functional.rms_norm(weights[_EMBEDDING][:period].float(), (config.n_embd,))
     head = weights[_HEAD].zero_()
     head[:period] = (text.roll(1, 0) * (_COPY_LOGIT / config.n_embd)).bfloat16()
@@ -49,6 +47,29 @@ def copying_weights(config: GPTConfig, *, period: int, seed: int) -> dict[str, T
 def copied_text(period: int, num_tokens: int) -> list[int]:
     """What the model of :func:`copying_weights` says from token 0 on."""
     return [i % period for i in range(num_tokens)]
+
+
+def babbling_weights(config: GPTConfig, *, num_words: int, seed: int) -> dict[str, Tensor]:
+    """A model that says any of the tokens below ``num_words``, each time all as likely.
+
+    Three words in a row come again and again, and what follows is another word: guesses are made,
+    and refused. As costly as another model, see :func:`copying_weights`.
+    """
+    weights = _without_blocks(config, seed=seed)
+    weights[_EMBEDDING].fill_(1.0)  # the same after every token
+    head = weights[_HEAD]
+    head[:num_words] = 0.0
+    head[num_words:] = -_NEVER_LOGIT / config.n_embd
+    return weights
+
+
+def _without_blocks(config: GPTConfig, *, seed: int) -> dict[str, Tensor]:
+    """Random weights whose blocks multiply as usual and add zeros to the stream."""
+    weights = random_weights(config, seed=seed)
+    for name, tensor in weights.items():
+        if name.endswith("c_proj.weight"):
+            tensor.zero_()
+    return weights
 
 
 def save(weights: dict[str, Tensor], path: Path) -> Path:

@@ -15,6 +15,7 @@ from nanochat.common.errors import UserError
 from nanochat.model import GPTConfig
 from nanochat.testing import engine_child, engine_models
 from nanochat.testing.engine_child import Contender
+from nanochat.testing.engine_timing import Generated
 
 BENCH = Path(__file__).parents[3] / "scripts" / "bench" / "engine.py"
 SMALL = ("--depth", "1", "--vocab-size", "64", "--context", "16", "--rounds", "1")
@@ -52,7 +53,7 @@ def test_decode_has_a_row_for_each_contender_and_batch(
 
 
 def test_speculation_has_rows_with_guesses_and_without(capsys: pytest.CaptureFixture[str]) -> None:
-    run("--what", "speculation", "--draft-tokens", "24")
+    run("--what", "speculation", "--draft-tokens", "200")
     rows = last_line(capsys.readouterr().out)["speculation"]
     assert [(row["text"], row["max_drafts"]) for row in rows] == [
         ("copied", 0),
@@ -61,7 +62,20 @@ def test_speculation_has_rows_with_guesses_and_without(capsys: pytest.CaptureFix
         ("free", 8),
     ]
     assert all(row["tok_per_sec"] > 0 for row in rows)
-    assert rows[0]["accepted_pct"] is None and rows[1]["accepted_pct"] > 50
+    assert [row["drafted_per_token"] > 0 for row in rows] == [False, True, False, True]
+    assert rows[1]["accepted_pct"] > 50 > rows[3]["accepted_pct"]
+
+
+def test_guesses_that_change_a_token_are_an_error() -> None:
+    def generated(*tokens: int) -> Generated:
+        counters = {"drafted_tokens": 4.0, "accepted_tokens": 2.0}
+        return Generated([[*tokens]], [[float(i) for i in range(len(tokens))]], counters)
+
+    rows = runpy.run_path(str(BENCH))["speculation_rows"]
+    results = {("free", 0): [generated(1, 2, 3)], ("free", 8): [generated(1, 2, 4, 5)]}
+    assert [row["x"] for row in rows(results, 2)] == [1, 1]
+    with pytest.raises(UserError, match="guesses must not change tokens, they do in free"):
+        rows(results, 3)
 
 
 def test_a_wrong_token_is_an_error_unless_the_choice_was_close(tmp_path: Path) -> None:

@@ -36,6 +36,13 @@ def test_copying_goes_on_with_the_text_from_any_token() -> None:
     assert float((top.values[:, 0] - top.values[:, 1]).min()) > 2
 
 
+@torch.no_grad()
+def test_babbling_has_no_favourite_among_its_words() -> None:
+    weights = engine_models.babbling_weights(CONFIG, num_words=16, seed=1)
+    chances = model(weights)(torch.arange(64)[None])[0].softmax(-1)
+    torch.testing.assert_close(chances[:, :16], torch.full((64, 16), 1 / 16), rtol=1e-4, atol=0)
+
+
 def test_bytes_are_those_of_the_tensors() -> None:
     weights = engine_models.random_weights(CONFIG, seed=1)
     matrices = sum(t.numel() for name, t in weights.items() if name != "transformer.wte.weight")
