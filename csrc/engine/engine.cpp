@@ -40,6 +40,7 @@ Engine::Engine(std::unique_ptr<Model> model, const EngineOptions& options)
   const int needed = (options.context + kPageTokens - 1) / kPageTokens + 1;
   check(options.num_pages >= needed, "engine: a context of ", options.context, " tokens takes ",
         needed, " pages of ", kPageTokens, ", got ", options.num_pages);
+  statistics_.num_pages = statistics_.num_free_pages = options.num_pages;
   thread_ = std::thread([this] { run(); });
 }
 
@@ -182,11 +183,15 @@ void Engine::fail(const std::string& reason) {
   failure_ = reason.empty() ? "unknown" : reason;
 }
 
+bool Engine::somebody_runs() const {
+  return std::any_of(running_.begin(), running_.end(), [](const auto& s) { return !s->is_paused; });
+}
+
 bool Engine::wait_for_work() {
-  const bool can_run =
-      std::any_of(running_.begin(), running_.end(), [](const auto& s) { return !s->is_paused; });
+  const bool can_run = somebody_runs();
   const bool can_admit =
-      !waiting_.empty() && running_.size() < static_cast<size_t>(options_.num_slots);
+      running_.size() < static_cast<size_t>(options_.num_slots) &&
+      std::any_of(waiting_.begin(), waiting_.end(), [](const auto& s) { return !s->is_paused; });
   std::unique_lock lock(mutex_);
   work_.wait(lock, [&] {
     return is_closed_ || can_run || can_admit || !submitted_.empty() || !cancelled_.empty() ||
@@ -273,13 +278,13 @@ void Engine::admit() {
   for (size_t i = 0;
        i < waiting_.size() && running_.size() < static_cast<size_t>(options_.num_slots);) {
     Sequence& sequence = *waiting_[i];
-    if (options_.shares_prefixes && should_wait(sequence)) {
+    if (sequence.is_paused || (options_.shares_prefixes && should_wait(sequence))) {
       ++i;
       continue;
     }
     const std::span<const int32_t> known(sequence.tokens);
     const int num_pages = (static_cast<int>(known.size()) + kPageTokens) / kPageTokens;
-    if (!running_.empty() && cache_.num_free() + cache_.num_idle() < num_pages) break;
+    if (somebody_runs() && cache_.num_free() + cache_.num_idle() < num_pages) break;
     const KvCache::Opened opened = cache_.open(options_.shares_prefixes ? known : known.first(1));
     if (opened.copy_to >= 0) model_->copy_page(opened.copy_from, opened.copy_to);
     sequence.cached = opened.sequence;
@@ -304,11 +309,13 @@ bool Engine::should_wait(Sequence& sequence) {
   };
   if (sequence.waits_for >= 0) {
     const Sequence* const other = running(sequence.waits_for);
-    if (other != nullptr && other->num_computed < sequence.waits_until) return true;
+    if (other != nullptr && !other->is_paused && other->num_computed < sequence.waits_until) {
+      return true;
+    }
     sequence.waits_for = -1;
   }
   for (const auto& other : running_) {
-    if (other->num_pending() <= 1) continue;
+    if (other->is_paused || other->num_pending() <= 1) continue;
     const int common = std::min({common_prefix(other->tokens, sequence.tokens),
                                  static_cast<int>(sequence.tokens.size()) - 1,
                                  static_cast<int>(other->tokens.size()) - 1});
@@ -369,14 +376,17 @@ void Engine::plan() {
   std::erase_if(plan_, [](const Planned& planned) { return !planned.sequence->cached; });
 }
 
-// Pages for the first tokens of the sequence, at the cost of those that came after it.
+// Pages for the first tokens of the sequence, at the cost of those that are paused, then of those
+// that came after it.
 bool Engine::make_room(Sequence& sequence, int num_tokens) {
   while (!cache_.reserve(*sequence.cached, num_tokens)) {
-    const auto last = std::max_element(running_.begin(), running_.end(),
-                                       [](const auto& a, const auto& b) { return a->id < b->id; });
-    Sequence& youngest = **last;
-    preempt(youngest);
-    if (&youngest == &sequence) return false;
+    const auto victim =
+        std::max_element(running_.begin(), running_.end(), [](const auto& a, const auto& b) {
+          return std::pair(a->is_paused, a->id) < std::pair(b->is_paused, b->id);
+        });
+    const bool is_itself = victim->get() == &sequence;
+    preempt(**victim);
+    if (is_itself) return false;
   }
   return true;
 }

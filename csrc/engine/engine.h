@@ -127,6 +127,7 @@ class Engine {
 
   void run() noexcept;
   bool wait_for_work();
+  [[nodiscard]] bool somebody_runs() const;
   void step();
   void take_commands();
   void admit();

@@ -236,7 +236,7 @@ class Engine:
                 seed=request.seed,
                 sample=sample,
                 max_tokens=min(sampling.max_tokens, self.context),
-                stop_ids=sorted(turn.stop_ids),
+                stop_ids=sorted(id for id in turn.stop_ids if id < self.config.vocab_size),
                 pause_ids=[self.tokenizer.python_end],
             )
             self._requests[id] = request
