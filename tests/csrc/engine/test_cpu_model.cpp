@@ -3,14 +3,15 @@
 #include "engine/cpu/cpu_model.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <deque>
-#include <limits>
 #include <numeric>
 #include <random>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/plain_gpt.h"
@@ -81,7 +82,8 @@ void require_same(const Sequence& got, const Sequence& want) {
   }
 }
 
-void test_logits_are_the_plain_model_s(const ModelConfig& config, const CpuOptions& options) {
+void test_logits_are_the_plain_model_s(const ModelConfig& config, const CpuOptions& options,
+                                       double tolerance) {
   const RandomCheckpoint checkpoint(config, 1);
   CpuModel model(config, checkpoint.tensors(), options);
   std::mt19937 rng(2);
@@ -96,8 +98,6 @@ void test_logits_are_the_plain_model_s(const ModelConfig& config, const CpuOptio
       norm += want[t][v] * want[t][v];
     }
   }
-  // Of about a dozen matrices in a row the inputs are rounded.
-  const double tolerance = options.precision == Precision::kBFloat16 ? 1.5e-2 : 3e-6;
   REQUIRE(std::sqrt(error / norm) < tolerance);
 }
 
@@ -252,12 +252,15 @@ void test_unfit_tensors_are_refused(const ModelConfig& config) {
 int main() {
   for (const ModelConfig& config : {tiny_modern(), tiny_classic()}) {
     for (int isa = 0; isa <= static_cast<int>(best_isa()); ++isa) {
-      for (const Precision precision : {Precision::kFloat32, Precision::kBFloat16}) {
+      // Of about a dozen matrices in a row the inputs are rounded, and weights to int8.
+      for (const auto& [precision, tolerance] : {std::pair{Precision::kFloat32, 3e-6},
+                                                 {Precision::kBFloat16, 1.5e-2},
+                                                 {Precision::kInt8, 4e-2}}) {
         const CpuOptions options{.precision = precision,
                                  .isa = static_cast<Isa>(isa),
                                  .num_threads = 1,
                                  .num_pages = kNumPages};
-        test_logits_are_the_plain_model_s(config, options);
+        test_logits_are_the_plain_model_s(config, options, tolerance);
         test_cutting_company_and_threads_change_nothing(config, options);
         test_copied_pages_go_on_alone(config, options);
         test_tokens_are_those_of_the_sampler(config, options);

@@ -200,7 +200,7 @@ void test_product(const Level& level, int64_t N, int64_t K, Epilogue epilogue) {
 
 void test_products(const Level& level) {
   for (const int64_t N : {16, 48, 96, 100, 200}) {
-    for (const int64_t K : {2, 64, 130}) {
+    for (const int64_t K : {4, 64, 132}) {
       for (const Epilogue epilogue : {Epilogue::kStore, Epilogue::kAdd, Epilogue::kReluSquare}) {
         test_product(level, N, K, epilogue);
       }
