@@ -115,11 +115,16 @@ class CudaModel final : public Model {
         stream_(make_stream()),
         staging_free_(make_event()),
         sampler_(layout_.capacity, config.vocab_size, weights_.head.rows, config.seq_len) {
+    check_cuda(cudaDeviceSynchronize(), "engine: upload");  // it was not in our stream
+    write_step(layout_, {}, staging_.span());
+    copy_step(layout_.tables());
     for (int bucket = 0; bucket < kNumBuckets; ++bucket) {
       const int num_tokens = 1 << bucket;
-      if (bucket == 0 || num_tokens / 2 < max_tokens) graphs_[bucket] = record(num_tokens);
+      if (bucket > 0 && num_tokens / 2 >= max_tokens) break;
+      launch_step(num_tokens, num_tokens);  // of padding: kernels load before they are recorded
+      graphs_[bucket] = record(num_tokens);
     }
-    check_cuda(cudaDeviceSynchronize(), "engine: upload");
+    check_cuda(cudaDeviceSynchronize(), "engine: first step");
   }
 
   ~CudaModel() override {
@@ -133,6 +138,7 @@ class CudaModel final : public Model {
 
  private:
   [[nodiscard]] GraphExec record(int num_tokens) const;
+  void copy_step(int64_t num_words) const;
   void launch_step(int num_tokens, int num_rows) const;
   void launch_layer(const Launcher& where, const Step& step, int layer, int num_tokens) const;
   [[nodiscard]] Step step() const;
@@ -282,17 +288,21 @@ GraphExec CudaModel::record(int num_tokens) const {
   return GraphExec(exec);
 }
 
+void CudaModel::copy_step(int64_t num_words) const {
+  check_cuda(cudaMemcpyAsync(step_words_.data(), staging_.span().data(),
+                             static_cast<size_t>(num_words) * sizeof(int32_t),
+                             cudaMemcpyHostToDevice, stream_.get()),
+             "engine: copy of the step");
+  check_cuda(cudaEventRecord(staging_free_.get(), stream_.get()), "engine: event");
+}
+
 void CudaModel::forward(std::span<const Chunk> chunks) {
   const StepPlan plan = check_chunks(layout_, chunks);
   const DeviceGuard guard(device_);
   num_rows_ = 0;
   check_cuda(cudaEventSynchronize(staging_free_.get()), "engine: step before");
   write_step(layout_, chunks, staging_.span());
-  check_cuda(cudaMemcpyAsync(step_words_.data(), staging_.span().data(),
-                             static_cast<size_t>(plan.num_words) * sizeof(int32_t),
-                             cudaMemcpyHostToDevice, stream_.get()),
-             "engine: copy of the step");
-  check_cuda(cudaEventRecord(staging_free_.get(), stream_.get()), "engine: event");
+  copy_step(plan.num_words);
   if (plan.is_decode && plan.num_tokens <= kTokenTile) {
     int bucket = 0;
     while (1 << bucket < plan.num_tokens) ++bucket;
