@@ -209,14 +209,20 @@ def cells(found: Sequence[Contender], base: Contender, options: argparse.Namespa
     return in_order
 
 
+def prompts_of(cell: Cell, number: int) -> list[list[int]]:
+    """Of a round; the same for all contenders, others for each task, since ours remembers some."""
+    key = f"{number} {cell.context} {cell.batch} {cell.is_shared}"
+    if cell.is_shared:
+        return random_prompts(key, 1, cell.context, cell.contender.config) * cell.batch
+    return random_prompts(key, cell.batch, cell.context, cell.contender.config)
+
+
 def measure(
-    cell: Cell, key: str, workers: Workers, readers: Readers, num_steps: int
+    cell: Cell, number: int, workers: Workers, readers: Readers, num_steps: int
 ) -> Measurement:
+    """In round ``number``."""
     contender = cell.contender
-    count = 1 if cell.is_shared else cell.batch
-    prompts = random_prompts(f"{key} {cell.context} {cell.batch}", count, cell.context,
-                             contender.config)  # fmt: skip
-    prompts *= cell.batch // count
+    prompts = prompts_of(cell, number)
     reader = readers[contender.num_threads]
     before = reader.ask({})
     generated = generate(workers[contender], prompts, 1 + num_steps)
@@ -284,9 +290,7 @@ def decode_rows(
         for number in range(options.rounds):
             for cell in in_order:
                 say(f"round {number + 1}: {label(cell.contender)}, {cell.batch} x {cell.context}")
-                measured[cell].append(
-                    measure(cell, f"round {number}", workers, readers, options.tokens)
-                )
+                measured[cell].append(measure(cell, number, workers, readers, options.tokens))
     rows = []
     peers = {
         (cell.context, cell.batch): results

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import runpy
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,26 @@ def test_speculation_has_rows_with_guesses_and_without(capsys: pytest.CaptureFix
     assert all(row["tok_per_sec"] > 0 for row in rows)
     assert [row["drafted_per_token"] > 0 for row in rows] == [False, True, False, True]
     assert rows[1]["accepted_pct"] > 50 > rows[3]["accepted_pct"]
+
+
+def test_no_prompt_comes_twice_but_to_other_contenders() -> None:
+    main = runpy.run_path(str(BENCH))
+    config = GPTConfig.from_depth(1, arch="classic", vocab_size=64, seq_len=48)
+    ours = Contender("ours", "bf16", 1, config, "", num_rows=2)
+    seen: list[list[int]] = []
+    for number in range(2):
+        for cell in (
+            main["Cell"](ours, 16, 1),
+            main["Cell"](ours, 16, 2),
+            main["Cell"](ours, 16, 2, is_shared=True),
+        ):
+            prompts = main["prompts_of"](cell, number)
+            other = replace(cell, contender=replace(ours, dtype="fp32"))
+            assert prompts == main["prompts_of"](other, number)
+            assert [len(prompt) for prompt in prompts] == [16] * cell.batch
+            assert (prompts[0] == prompts[-1]) == (cell.batch == 1 or cell.is_shared)
+            seen += prompts[: 1 if cell.is_shared else cell.batch]
+    assert len({tuple(prompt) for prompt in seen}) == len(seen) == 8
 
 
 def test_guesses_that_change_a_token_are_an_error() -> None:
