@@ -124,7 +124,7 @@ bool same_bits(std::span<const float> a, std::span<const float> b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size_bytes()) == 0;
 }
 
-// Two to three roundings to bf16 (2^-9 at most, each), as much as the inputs of matrices bring.
+// Inputs of matrices are rounded to bf16, by 2^-9 at most; layers add up.
 constexpr double kTolerance = 6e-3;
 
 void require_plain_logits(const ModelConfig& config, const RandomCheckpoint& checkpoint,
