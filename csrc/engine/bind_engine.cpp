@@ -98,6 +98,7 @@ py::dict statistics(Engine& self) {
   out["drafted_tokens"] = s.num_drafted;
   out["accepted_tokens"] = s.num_accepted;
   out["preemptions"] = s.num_preempted;
+  out["bytes_read"] = s.num_bytes;
   out["step_seconds"] = s.step_seconds;
   return out;
 }
@@ -116,23 +117,25 @@ void bind_engine(py::module_& m) {
                        bool shares_prefixes, int max_drafts) {
              const engine::ModelConfig model_config = config_from(config);
              const engine::Tensors views = tensors_from(tensors);
-             const engine::EngineOptions options{.vocab_size = model_config.vocab_size,
-                                                 .context = model_config.seq_len,
-                                                 .softcap = model_config.softcap,
-                                                 .num_slots = slots,
-                                                 .num_pages = pages,
-                                                 .max_chunk = max_chunk,
-                                                 .max_chunk_beside = max_chunk_beside,
-                                                 .shares_prefixes = shares_prefixes,
-                                                 .max_drafts = max_drafts};
+             engine::EngineOptions options{.vocab_size = model_config.vocab_size,
+                                           .context = model_config.seq_len,
+                                           .softcap = model_config.softcap,
+                                           .num_slots = slots,
+                                           .num_pages = pages,
+                                           .max_chunk = max_chunk,
+                                           .max_chunk_beside = max_chunk_beside,
+                                           .shares_prefixes = shares_prefixes,
+                                           .max_drafts = max_drafts};
              const engine::CpuOptions cpu{
                  .precision = static_cast<engine::Precision>(precision),
                  .isa = isa < 0 ? engine::best_isa() : static_cast<engine::Isa>(isa),
                  .num_threads = threads,
                  .num_pages = pages};
              const py::gil_scoped_release release;
-             return std::make_unique<Engine>(
-                 std::make_unique<engine::CpuModel>(model_config, views, cpu), options);
+             auto model = std::make_unique<engine::CpuModel>(model_config, views, cpu);
+             options.weight_bytes = model->weight_bytes();
+             options.token_bytes = model->page_bytes() / engine::kPageTokens;
+             return std::make_unique<Engine>(std::move(model), options);
            }),
            arg("config"), arg("tensors"), py::kw_only(), arg("precision"), arg("isa"),
            arg("threads"), arg("slots"), arg("pages"), arg("max_chunk"), arg("max_chunk_beside"),

@@ -206,7 +206,7 @@ void Engine::step() {
   take_commands();
   admit();
   plan();
-  int64_t num_computed = 0;
+  int64_t num_computed = 0, num_bytes = 0;
   if (!plan_.empty()) {
     std::vector<Chunk> chunks;
     for (const Planned& planned : plan_) {
@@ -217,8 +217,11 @@ void Engine::step() {
                         .previous = first == 0 ? -1 : sequence.tokens[first - 1],
                         .pages = cache_.pages(*sequence.cached),
                         .num_logits = planned.num_logits});
-      num_computed += static_cast<int64_t>(planned.tokens.size());
+      const auto num_tokens = static_cast<int64_t>(planned.tokens.size());
+      num_computed += num_tokens;
+      num_bytes += (sequence.num_computed + num_tokens) * options_.token_bytes;
     }
+    num_bytes += options_.weight_bytes;
     model_->forward(chunks);
     draw();
   }
@@ -229,6 +232,7 @@ void Engine::step() {
   statistics_.num_free_pages = cache_.num_free();
   statistics_.num_idle_pages = cache_.num_idle();
   statistics_.num_computed += num_computed;
+  statistics_.num_bytes += num_bytes;
   if (num_computed > 0) {
     ++statistics_.num_steps;
     statistics_.step_seconds += seconds_now() - started;

@@ -61,12 +61,16 @@ struct EngineOptions {
   int max_chunk_beside = 64;  // beside those that do: what a prompt may delay them by
   bool shares_prefixes = true;
   int max_drafts = 8;  // of a sequence in a step; 0: no speculation
+  // Of the model, for the statistics: what a step reads whatever it computes, and the keys and
+  // values of a token.
+  int64_t weight_bytes = 0, token_bytes = 0;
 };
 
 struct Statistics {
   int64_t num_queued = 0, num_running = 0, num_pages = 0, num_free_pages = 0, num_idle_pages = 0;
   int64_t num_steps = 0, num_drawn = 0, num_computed = 0, num_cached = 0;  // tokens, but for steps
   int64_t num_drafted = 0, num_accepted = 0, num_preempted = 0;
+  int64_t num_bytes = 0;    // that the steps had to read: weights, keys and values
   double step_seconds = 0;  // in steps, of all
 };
 

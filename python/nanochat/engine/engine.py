@@ -161,7 +161,13 @@ class Engine:
         return max(0, len(self._requests) - self.num_queued)
 
     def statistics(self) -> dict[str, float]:
-        """Counters of the core: requests, pages, steps, tokens drawn, computed, cached, guessed."""
+        """Counters of the core; those of the native one:
+
+        Requests now: queued, running. Pages now: pages, free_pages, idle_pages. Since the start:
+        steps, step_seconds, bytes_read (weights, keys and values; over drawn_tokens the bytes of a
+        token, over step_seconds the bandwidth that was used), computed_tokens, cached_tokens,
+        drawn_tokens, drafted_tokens, accepted_tokens, preemptions.
+        """
         return self._core.statistics()
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -217,6 +218,24 @@ def test_a_completion_does_not_depend_on_how_it_is_run(
             assert counted["cached_tokens"] > 0
 
 
+@pytest.mark.slow
+def test_nor_on_any_combination_of_them(model: GPT, byte_tokenizer: Tokenizer) -> None:
+    common = _ids(66, seed=8)
+    prompts = [[*common[: (0, 64, 66)[i % 3]], *_ids(1 + i, seed=i)] for i in range(12)]
+    samplings = [replace(how, max_tokens=6) for how in _samplings(12)]
+    seen = set()
+    for batch, threads, chunk, shares, drafts in product(
+        (1, 2, 3, 7, 8, 33), (1, 2), (1, 7, 64, 512), (False, True), (0, 8)
+    ):
+        with _native(
+            model, byte_tokenizer, slots=batch, threads=threads, chunk=chunk, chunk_beside=chunk,
+            shares_prefixes=shares, max_drafts=drafts,
+        ) as engine:  # fmt: skip
+            completions = engine.generate(prompts, samplings)
+        seen.add(str([(c.ids, c.logprobs) for c in completions]))
+    assert len(seen) == 1
+
+
 # What a caller sees.
 
 
@@ -241,6 +260,8 @@ def test_a_second_turn_computes_its_new_tokens_only(model: GPT, byte_tokenizer: 
         (answer,) = engine.generate([first], Sampling(max_tokens=20, seed=1))
         turn = [*first, *answer.ids, *_ids(5, seed=2)]
         (second,) = engine.generate([turn], Sampling(max_tokens=2, seed=1))
+        counted = engine.statistics()
+    assert counted["bytes_read"] / counted["steps"] > 2 * model.config.num_block_parameters()
     # The token that was drawn last has not been computed.
     is_cut = answer.reason == "length"
     assert second.usage.cached_tokens == len(first) + len(answer.ids) - is_cut
