@@ -7,7 +7,6 @@
 // real special functions.
 #pragma once
 
-#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cmath>
@@ -56,8 +55,10 @@ struct Meeting {
   alignas(16) char slots[2][kWarp][kSlotBytes];
 };
 
-// A thread. Made by makecontext, changed to by longjmp, which leaves the signal mask alone and so
-// needs no system call; it takes on one kernel after another.
+// A thread. Made by makecontext, changed to by the builtin longjmp: that leaves the signal mask
+// alone, so it needs no system call, and the address sanitizer does not take it for an unwinding of
+// the stack, if the functions that do it are not instrumented. It takes on one kernel after
+// another.
 struct Fiber {
   explicit Fiber(void (*body)()) : stack(std::make_unique_for_overwrite<char[]>(kStackBytes)) {
     getcontext(&context);
@@ -65,14 +66,14 @@ struct Fiber {
     makecontext(&context, body, 0);
   }
 
-  void resume() {
-    if (std::exchange(is_started, true)) _longjmp(place, 1);
+  [[gnu::noinline, gnu::no_sanitize_address]] void resume() {
+    if (std::exchange(is_started, true)) __builtin_longjmp(place, 1);
     setcontext(&context);
   }
 
   std::unique_ptr<char[]> stack;
   ucontext_t context;
-  jmp_buf place;
+  void* place[5];
   bool is_started = false;
   bool is_done = false;
 };
@@ -87,7 +88,7 @@ class Block {
     }
   }
 
-  void run() {
+  [[gnu::no_sanitize_address]] void run() {
     current_ = this;
     alive_ = num_threads_;
     for (int i = 0; i < num_threads_; ++i) fibers_[i]->is_done = false;
@@ -96,7 +97,7 @@ class Block {
       for (index_ = 0; index_ < num_threads_; ++index_) {
         if (fibers_[index_]->is_done) continue;
         threadIdx = {static_cast<unsigned>(index_), 0, 0};
-        if (_setjmp(scheduler_) == 0) fibers_[index_]->resume();
+        if (__builtin_setjmp(scheduler_) == 0) fibers_[index_]->resume();
       }
       if (!has_progress_) fail("threads wait for each other: a barrier that not all reach");
     }
@@ -131,8 +132,12 @@ class Block {
     }
   }
 
-  static void yield(Fiber& fiber) {
-    if (_setjmp(fiber.place) == 0) _longjmp(scheduler_, 1);
+  [[gnu::noinline, gnu::no_sanitize_address]] static void yield(Fiber& fiber) {
+    if (__builtin_setjmp(fiber.place) == 0) to_scheduler();
+  }
+
+  [[noreturn, gnu::noinline, gnu::no_sanitize_address]] static void to_scheduler() {
+    __builtin_longjmp(scheduler_, 1);
   }
 
   template <typename Expected>
@@ -151,7 +156,7 @@ class Block {
 
   inline static Block* current_ = nullptr;
   inline static std::vector<std::unique_ptr<Fiber>> fibers_;
-  inline static jmp_buf scheduler_;
+  inline static void* scheduler_[5];
   const std::function<void()>& kernel_;
   const int num_threads_;
   std::vector<Meeting> warps_;
