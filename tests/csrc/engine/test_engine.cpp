@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <ctime>
 #include <deque>
 #include <functional>
 #include <latch>
@@ -591,6 +592,39 @@ void test_newcomer_waits_for_its_prefix() {
   REQUIRE(now.num_computed == 150 + 1 && now.num_cached == 149);
 }
 
+// A paused sequence that gave its pages up computes nothing, so nobody waits for it.
+void test_nobody_waits_for_the_paused() {
+  HistoryEngine engine(history_options(3, 5), {}, 0);
+  const int64_t greedy = engine->submit(request_of({1}, kContext));
+  const int64_t paused = engine->submit(pausing(130));
+  engine.release();
+  REQUIRE(outcomes_of(*engine, 1).at(greedy).drawn.size() == kContext - 1);
+  REQUIRE(engine->statistics().num_preempted > 0);
+  const int64_t third = engine->submit(request_of(count_to(130), 1));
+  const std::vector<Event> events = engine->wait(kForever);
+  REQUIRE(events.size() == 1 && events[0].id == third && events[0].finish == Finish::kLength);
+  engine->resume(paused, Tokens(kContext, 1));
+  REQUIRE(outcomes_of(*engine, 1).at(paused).finish == Finish::kLength);
+  require_at_rest(*engine);
+}
+
+double cpu_seconds() {
+  return static_cast<double>(std::clock()) / CLOCKS_PER_SEC;
+}
+
+// Its pages go to who needs them, and while nothing else is to be done no time is spent.
+void test_paused_takes_no_pages_and_no_time() {
+  const HistoryEngine engine(history_options(2, 5));
+  const int64_t paused = engine->submit(pausing(130));
+  REQUIRE(engine->wait(kForever).at(0).is_paused);
+  const int64_t second = engine->submit(request_of(Tokens(190, 3), 1));
+  REQUIRE(outcomes_of(*engine, 1).at(second).finish == Finish::kLength);
+  const double before = cpu_seconds();
+  REQUIRE(engine->wait(0.3).empty() && cpu_seconds() - before < 0.1);
+  engine->resume(paused, Tokens(kContext, 1));
+  REQUIRE(outcomes_of(*engine, 1).at(paused).finish == Finish::kLength);
+}
+
 // Between two steps, from another thread, and however much there is to do.
 void test_logits_beside_work() {
   const HistoryEngine idle(history_options(1, 5)), busy(history_options(4, 20));
@@ -607,16 +641,24 @@ void test_logits_beside_work() {
   REQUIRE(!message_of<std::invalid_argument>(none).empty());
 }
 
+void test_statistics_of_an_idle_engine() {
+  const HistoryEngine engine(history_options(1, 5));
+  require_at_rest(*engine);
+}
+
 }  // namespace
 
 int main() {
   test_lengths();
   test_unfit_options_are_refused();
+  test_statistics_of_an_idle_engine();
   test_unknown_and_ended_ids_are_ignored();
   test_resume_of_what_is_not_paused_changes_nothing();
   test_slots_are_given_in_order();
   test_long_prompt_stops_nobody();
   test_newcomer_waits_for_its_prefix();
+  test_nobody_waits_for_the_paused();
+  test_paused_takes_no_pages_and_no_time();
   test_logits_beside_work();
   test_close_ends_all();
   test_destruction_needs_no_close();
