@@ -13,7 +13,8 @@ void bind_sampler(pybind11::module_& m);
 }  // namespace nanochat
 
 PYBIND11_MODULE(_core, m) {
-  m.doc() = "Native core of nanochat: BPE, attention, loss, engine. Takes plain views; knows no torch.";
+  m.doc() =
+      "Native core of nanochat: BPE, attention, loss, engine. Takes plain views; knows no torch.";
   nanochat::bind_common(m);
   nanochat::bind_bpe(m);
   nanochat::bind_encoder(m);

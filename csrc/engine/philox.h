@@ -34,7 +34,9 @@ class PhiloxStream {
     return {c0, c1, c2, c3};
   }
 
-  [[nodiscard]] constexpr uint64_t word(uint64_t index) const { return block(index / 4)[index % 4]; }
+  [[nodiscard]] constexpr uint64_t word(uint64_t index) const {
+    return block(index / 4)[index % 4];
+  }
 
  private:
   __extension__ typedef unsigned __int128 Wide;  // nvcc knows no __extension__ using

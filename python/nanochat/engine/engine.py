@@ -284,9 +284,7 @@ class Engine:
         try:
             while self._dispatch():
                 pass
-        except (
-            BaseException
-        ) as error:  # of a turn or a listener: nobody shall wait for ever
+        except BaseException as error:  # of a turn or a listener: nobody shall wait for ever
             failure = RuntimeError(f"engine: {type(error).__name__}: {error}")
             failure.__cause__ = error
             with self._lock:
