@@ -292,13 +292,11 @@ class HistoryEngine {
       if (step == held_step + 1) at_next_step_();
     };
     auto model = std::make_unique<HistoryModel>(model_options);
-    model_ = model.get();
     engine_ = std::make_unique<Engine>(std::move(model), options);
   }
 
   Engine* operator->() const { return engine_.get(); }
   Engine& operator*() const { return *engine_; }
-  [[nodiscard]] int num_forwards() const { return model_->num_forwards(); }
 
   // `at_next_step` is called in the step after that.
   void release(const std::function<void()>& at_next_step = [] {}) {
@@ -309,7 +307,6 @@ class HistoryEngine {
  private:
   std::latch released_{1};
   std::function<void()> at_next_step_ = [] {};
-  HistoryModel* model_;
   std::unique_ptr<Engine> engine_;
 };
 
@@ -625,7 +622,7 @@ void test_paused_takes_no_pages_and_no_time() {
   REQUIRE(outcomes_of(*engine, 1).at(paused).finish == Finish::kLength);
 }
 
-// Between two steps, from another thread, and however much there is to do.
+// Between two steps, from another thread.
 void test_logits_beside_work() {
   const HistoryEngine idle(history_options(1, 5)), busy(history_options(4, 20));
   const Tokens tokens = count_to(kContext);
