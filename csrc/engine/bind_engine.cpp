@@ -9,6 +9,7 @@
 
 #include "common/bind_common.h"
 #include "engine/cpu/cpu_model.h"
+#include "engine/cuda/cuda_model.h"
 #include "engine/engine.h"
 
 namespace py = pybind11;
@@ -114,7 +115,7 @@ void bind_engine(py::module_& m) {
   py::class_<Engine>(m, "Engine", "Continuous batching on a thread of its own (engine.h).")
       .def(py::init([](const py::dict& config, const py::dict& tensors, int precision, int isa,
                        int threads, int slots, int pages, int max_chunk, int max_chunk_beside,
-                       bool shares_prefixes, int max_drafts) {
+                       bool shares_prefixes, int max_drafts, int cuda_device) {
              const engine::ModelConfig model_config = config_from(config);
              const engine::Tensors views = tensors_from(tensors);
              engine::EngineOptions options{.vocab_size = model_config.vocab_size,
@@ -132,6 +133,12 @@ void bind_engine(py::module_& m) {
                  .num_threads = threads,
                  .num_pages = pages};
              const py::gil_scoped_release release;
+             if (cuda_device >= 0) {
+               const int max_tokens = max_chunk + slots * (1 + max_drafts);
+               return std::make_unique<Engine>(
+                   engine::make_cuda_model(model_config, views, pages, max_tokens, cuda_device),
+                   options);
+             }
              auto model = std::make_unique<engine::CpuModel>(model_config, views, cpu);
              options.weight_bytes = model->weight_bytes();
              options.token_bytes = model->page_bytes() / engine::kPageTokens;
@@ -139,7 +146,7 @@ void bind_engine(py::module_& m) {
            }),
            arg("config"), arg("tensors"), py::kw_only(), arg("precision"), arg("isa"),
            arg("threads"), arg("slots"), arg("pages"), arg("max_chunk"), arg("max_chunk_beside"),
-           arg("shares_prefixes"), arg("max_drafts"))
+           arg("shares_prefixes"), arg("max_drafts"), arg("cuda_device"))
       .def(
           "submit",
           [](Engine& self, std::vector<int32_t> prompt, double temperature, int top_k, double top_p,

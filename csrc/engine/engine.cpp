@@ -58,6 +58,7 @@ int64_t Engine::submit(Request request) {
           options_.vocab_size - 1, ", got ", token);
   }
   check(request.max_tokens >= 1, "engine: max_tokens must be at least 1, got ", request.max_tokens);
+  check_params(request.sampling);
   auto sequence = std::make_unique<Sequence>();
   request.max_tokens = std::min(request.max_tokens, options_.context - n);
   sequence->tokens = request.prompt;
@@ -112,12 +113,25 @@ void Engine::close() {
     is_closed_ = true;
     work_.notify_one();
   }
-  if (thread_.joinable()) thread_.join();
+  std::call_once(joined_, [this] { thread_.join(); });
 }
 
 void Engine::logits(std::span<const int32_t> tokens, float* out) {
   check(!tokens.empty() && static_cast<int>(tokens.size()) <= options_.context,
         "engine: logits take 1 to ", options_.context, " tokens, got ", tokens.size());
+  struct Guest {  // whom the next step waits for: a mutex alone would go to the thread that had it
+    explicit Guest(Engine& host) : engine(host) {
+      const std::scoped_lock lock(engine.mutex_);
+      ++engine.num_guests_;
+    }
+    ~Guest() {
+      const std::scoped_lock lock(engine.mutex_);
+      --engine.num_guests_;
+      engine.work_.notify_one();
+    }
+    Engine& engine;
+  };
+  const Guest guest(*this);
   const std::scoped_lock lock(step_mutex_);
   // Opened with its first token alone, it finds nothing in the cache: every position is computed.
   const KvCache::Sequence sequence = cache_.open(tokens.first(1)).sequence;
@@ -167,6 +181,8 @@ void Engine::run() noexcept {
   const Finish finish = failure_.empty() ? Finish::kCancelled : Finish::kFailed;
   for (auto& sequence : submitted_) waiting_.push_back(std::move(sequence));
   submitted_.clear();
+  // What ended in a step that failed has ended.
+  std::move(events_.begin(), events_.end(), std::back_inserter(published_));
   for (Sequences* sequences : {&running_, &waiting_}) {
     for (const auto& sequence : *sequences) {
       published_.push_back({.id = sequence->id, .drawn = {}, .finish = finish});
@@ -194,8 +210,8 @@ bool Engine::wait_for_work() {
       std::any_of(waiting_.begin(), waiting_.end(), [](const auto& s) { return !s->is_paused; });
   std::unique_lock lock(mutex_);
   work_.wait(lock, [&] {
-    return is_closed_ || can_run || can_admit || !submitted_.empty() || !cancelled_.empty() ||
-           !resumed_.empty();
+    return num_guests_ == 0 && (is_closed_ || can_run || can_admit || !submitted_.empty() ||
+                                !cancelled_.empty() || !resumed_.empty());
   });
   return !is_closed_;
 }
@@ -239,6 +255,7 @@ void Engine::step() {
   }
   if (events_.empty()) return;
   std::move(events_.begin(), events_.end(), std::back_inserter(published_));
+  events_.clear();
   news_.notify_all();
 }
 

@@ -166,9 +166,11 @@ class Engine {
   Statistics statistics_;
   std::string failure_;
   int64_t next_id_ = 0;
+  int num_guests_ = 0;  // that want the model between two steps
   bool is_closed_ = false, has_ended_ = false;
 
   std::thread thread_;
+  std::once_flag joined_;  // by the first that closes
 };
 
 }  // namespace nanochat::engine

@@ -58,17 +58,6 @@ class Sampler {
   float max_ = 0;  // of the logits kept; no cut changes it
 };
 
-void check_params(const SamplingParams& params) {
-  const auto check_range = [](const char* name, double value, double low, double high) {
-    check(value >= low && value <= high, "sampler: ", name, " must be ", low, " to ", high,
-          ", got ", value);
-  };
-  check_range("temperature", params.temperature, 0, kMaxTemperature);
-  check_range("min_p", params.min_p, 0, 1);
-  check_range("repetition_penalty", params.repetition_penalty, kMinPenalty, kMaxPenalty);
-  check(params.top_p > 0, "sampler: top_p must be above 0, got ", params.top_p);
-}
-
 // The largest logit, if all may be sampled from.
 float checked_max(CpuLevel level, std::span<const float> logits) {
   check(!logits.empty(), "sampler: logits must be of at least one token, got none");
@@ -332,6 +321,17 @@ int32_t Sampler::draw_token(const PhiloxStream& stream) const {
 }
 
 }  // namespace
+
+void check_params(const SamplingParams& params) {
+  const auto check_range = [](const char* name, double value, double low, double high) {
+    check(value >= low && value <= high, "sampler: ", name, " must be ", low, " to ", high,
+          ", got ", value);
+  };
+  check_range("temperature", params.temperature, 0, kMaxTemperature);
+  check_range("min_p", params.min_p, 0, 1);
+  check_range("repetition_penalty", params.repetition_penalty, kMinPenalty, kMaxPenalty);
+  check(params.top_p > 0, "sampler: top_p must be above 0, got ", params.top_p);
+}
 
 Drawn sample(std::span<const float> logits, float softcap, const Draw& draw,
              SamplerScratch& scratch) {

@@ -64,6 +64,9 @@ struct SamplerScratch {
   std::vector<bool> is_seen;
 };
 
+// Throws std::invalid_argument if a parameter is out of its bounds.
+void check_params(const SamplingParams& params);
+
 // The token of `draw` from raw logits; a softcap of 0 is none. A logit of -inf is a token that
 // cannot be drawn, and stays so under the softcap.
 // Throws std::domain_error if a logit is NaN or +inf, or none is finite; std::invalid_argument or

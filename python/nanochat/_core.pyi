@@ -137,6 +137,7 @@ class Engine:
         max_chunk_beside: int,
         shares_prefixes: bool,
         max_drafts: int,
+        cuda_device: int,
     ) -> None: ...
     def submit(
         self,

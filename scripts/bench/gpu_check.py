@@ -152,6 +152,13 @@ def timings() -> list[str]:
     return outputs
 
 
+def check_engine() -> tuple[bool, str]:
+    """Whether the engine's CUDA model is right, and what engine_cuda.py says of it."""
+    script = str(Path(__file__).with_name("engine_cuda.py"))
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    return done.returncode == 0, done.stdout + done.stderr
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder of the results")
@@ -181,6 +188,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     is_right = not any(result["failure"] for result in results.values())
     benchmarks = timings() if is_right else []
     text += benchmarks or ["no timings: a wrong result has no speed"]
+    is_engine_right, said = check_engine()
+    is_right = is_right and is_engine_right
+    text.append(said)
 
     args.out.mkdir(parents=True, exist_ok=True)
     document = {
@@ -188,6 +198,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "cases": results,
         "sanitizer": verdicts,
         "benchmarks": [json.loads(output.splitlines()[-1]) for output in benchmarks],
+        "engine": {"is right": is_engine_right, "said": said},
     }
     (args.out / "gpu_check.json").write_text(json.dumps(document, indent=1) + "\n")
     (args.out / "gpu_check.txt").write_text("\n\n".join(text) + "\n")

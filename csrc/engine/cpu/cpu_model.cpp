@@ -16,12 +16,19 @@ class Source {
 
   TensorView matrix(const std::string& name, int64_t num_rows, int64_t num_columns) const {
     const TensorView& view = find(name);
-    check(view.rank == 2 && view.sizes[0] >= num_rows && view.sizes[1] == num_columns,
+    check(view.rank == 2 && view.sizes[0] == num_rows && view.sizes[1] == num_columns,
           "engine: weight ", name, " must have shape (", num_rows, ", ", num_columns, "), got ",
           view.shape());
-    TensorView rows = view;  // tables and head are padded to more rows than there are tokens
-    rows.sizes[0] = num_rows;
-    return rows;
+    return view;
+  }
+  // A row for each token, of a matrix that may be padded to more.
+  TensorView table(const std::string& name, int64_t num_tokens, int64_t num_columns) const {
+    TensorView view = find(name);
+    check(view.rank == 2 && view.sizes[0] >= num_tokens && view.sizes[1] == num_columns,
+          "engine: weight ", name, " must have at least ", num_tokens, " rows of ", num_columns,
+          ", got shape ", view.shape());
+    view.sizes[0] = num_tokens;
+    return view;
   }
   std::vector<float> numbers(const std::string& name, int64_t n) const {
     const TensorView& view = find(name);
@@ -97,10 +104,10 @@ CpuModel::CpuModel(const ModelConfig& config, const Tensors& tensors, const CpuO
     return PackedMatrix(std::vector<TensorView>(matrices), precision_);
   };
   const auto table = [&](const std::string& name, int64_t width) {
-    return Table{copy_rows(source.matrix(name, V, width), precision_), width};
+    return Table{copy_rows(source.table(name, V, width), precision_), width};
   };
   embedding_ = table("transformer.wte.weight", C);
-  lm_head_ = pack({source.matrix("lm_head.weight", V, C)});
+  lm_head_ = pack({source.table("lm_head.weight", V, C)});
   layers_.resize(static_cast<size_t>(config.n_layer));
   for (size_t l = 0; l < layers_.size(); ++l) {
     const std::string prefix = "transformer.h." + std::to_string(l) + ".";

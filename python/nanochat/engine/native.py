@@ -44,6 +44,8 @@ class NativeOptions:
     """Keep keys and values for prompts that begin the same."""
     max_drafts: int = 8
     """Tokens to guess ahead from the text so far, where that pays; 0 for none."""
+    cuda_device: int | None = None
+    """Compute on this CUDA device, in bf16. Opt-in: its kernels have not yet run on hardware."""
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -54,6 +56,8 @@ class NativeOptions:
             raise ValueError(f"engine: isa must be one of {', '.join(ISAS)}, got {self.isa!r}")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"engine: threads must be at least 1, got {self.threads}")
+        if self.cuda_device is not None and self.dtype != "bf16":
+            raise ValueError(f"engine: on CUDA the dtype must be bf16, got {self.dtype}")
 
 
 def native_core(
@@ -62,7 +66,7 @@ def native_core(
     """The core, with its own copy of the weights; ``tensors`` by their state-dict names.
 
     Raises: ValueError for weights that do not fit the config; NotImplementedError for an ``isa``
-        that this machine lacks.
+        that this machine lacks, and for ``cuda_device`` in a build without CUDA.
     """
     cache_tokens = options.cache_tokens or (slots + 1) * config.seq_len
     return _core.Engine(
@@ -77,6 +81,7 @@ def native_core(
         max_chunk_beside=options.chunk_beside,
         shares_prefixes=options.shares_prefixes,
         max_drafts=options.max_drafts,
+        cuda_device=-1 if options.cuda_device is None else options.cuda_device,
     )
 
 

@@ -3,6 +3,7 @@
 #include "engine/engine.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <ctime>
 #include <deque>
@@ -450,6 +451,8 @@ std::string message_of(const Call& call) {
 void test_close_ends_all() {
   HistoryEngine engine(history_options(2, 5), {}, 1);
   const int64_t num_requests = occupy(engine);
+  std::vector<std::jthread> others;
+  for (int i = 0; i < 2; ++i) others.emplace_back([&] { engine->close(); });
   engine->close();
   const auto outcomes = outcomes_at_the_end(*engine);
   REQUIRE(std::ssize(outcomes) == num_requests);
@@ -482,6 +485,16 @@ void test_failure_ends_all() {
   REQUIRE(engine->failure().find("NaN") != std::string::npos);
   const auto submit = [&] { engine->submit(request_of({1}, 1)); };
   REQUIRE(message_of<std::runtime_error>(submit).find(engine->failure()) != std::string::npos);
+}
+
+// What ends in the step that fails ends as what it is.
+void test_nothing_is_lost_in_the_step_that_fails() {
+  HistoryEngine engine(history_options(2, 5), {.fails_at = 2}, 0);
+  for (int i = 0; i < 3; ++i) engine->submit(request_of({i}, 100));
+  engine.release([&] { engine->cancel(1); });
+  const auto outcomes = outcomes_at_the_end(*engine);
+  REQUIRE(outcomes.size() == 3 && outcomes.at(1).finish == Finish::kCancelled);
+  REQUIRE(outcomes.at(0).finish == Finish::kFailed && outcomes.at(2).finish == Finish::kFailed);
 }
 
 void test_unknown_and_ended_ids_are_ignored() {
@@ -622,18 +635,39 @@ void test_paused_takes_no_pages_and_no_time() {
   REQUIRE(outcomes_of(*engine, 1).at(paused).finish == Finish::kLength);
 }
 
-// Between two steps, from another thread.
+void test_one_bad_request_harms_no_other() {
+  const HistoryEngine engine(history_options(2, 5));
+  const int64_t good = engine->submit(request_of({1}, 100));
+  const auto refused = [&](const SamplingParams& params) {
+    Request request = request_of({1}, 1);
+    request.sampling = params;
+    const auto submit = [&] { engine->submit(request); };
+    return !message_of<std::invalid_argument>(submit).empty();
+  };
+  REQUIRE(refused({.temperature = -1}) && refused({.top_p = 0}) && refused({.min_p = 2}));
+  REQUIRE(refused({.repetition_penalty = 0}));
+  REQUIRE(outcomes_of(*engine, 1).at(good).finish == Finish::kLength);
+}
+
+// Between two steps, however much there is to do.
 void test_logits_beside_work() {
-  const HistoryEngine idle(history_options(1, 5)), busy(history_options(4, 20));
   const Tokens tokens = count_to(kContext);
   const size_t size = tokens.size() * HistoryModel::kVocabSize;
   std::vector<float> want(size), got(size);
+  const HistoryEngine idle(history_options(1, 5));
   idle->logits(tokens, want.data());
-  for (int i = 0; i < 100; ++i) busy->submit(request_of({i % 30}, kContext));
-  static_cast<void>(busy->wait(kForever));
-  busy->logits(tokens, got.data());
-  REQUIRE(got == want);
-  const auto none = [&] { busy->logits({}, got.data()); };
+
+  HistoryModel::Options options{.num_pages = 20};
+  options.before_forward = [](int) { std::this_thread::sleep_for(std::chrono::milliseconds(1)); };
+  auto owned = std::make_unique<HistoryModel>(options);
+  const HistoryModel& model = *owned;
+  Engine busy(std::move(owned), history_options(4, 20));
+  for (int i = 0; i < 8; ++i) busy.submit(request_of({i}, kContext));
+  static_cast<void>(busy.wait(kForever));
+  const int before = model.num_forwards();
+  busy.logits(tokens, got.data());  // two chunks
+  REQUIRE(got == want && model.num_forwards() - before <= 2 + 3);
+  const auto none = [&] { busy.logits({}, got.data()); };
   REQUIRE(!message_of<std::invalid_argument>(none).empty());
 }
 
@@ -648,6 +682,7 @@ int main() {
   test_lengths();
   test_unfit_options_are_refused();
   test_statistics_of_an_idle_engine();
+  test_one_bad_request_harms_no_other();
   test_unknown_and_ended_ids_are_ignored();
   test_resume_of_what_is_not_paused_changes_nothing();
   test_slots_are_given_in_order();
@@ -659,6 +694,7 @@ int main() {
   test_close_ends_all();
   test_destruction_needs_no_close();
   test_failure_ends_all();
+  test_nothing_is_lost_in_the_step_that_fails();
   test_crowd();
   test_crowd_on_the_processor();
 }

@@ -331,6 +331,11 @@ def test_options_and_weights_that_do_not_fit_are_refused(
         NativeOptions(isa="sse")
     with pytest.raises(ValueError, match="threads must be at least 1, got 0"):
         NativeOptions(threads=0)
+    with pytest.raises(ValueError, match="on CUDA the dtype must be bf16, got int8"):
+        NativeOptions(cuda_device=0, dtype="int8")
+    if not torch.cuda.is_available():  # refused, whether by the build or for want of a device
+        with pytest.raises((NotImplementedError, RuntimeError)):
+            _native(model, byte_tokenizer, cuda_device=0)
     with pytest.raises(ValueError, match="a context of 200 tokens takes 5 pages of 64, got 3"):
         _native(model, byte_tokenizer, cache_tokens=100)
     odd = GPT(GPTConfig(arch="classic", n_layer=1, n_head=1, n_kv_head=1, n_embd=20, vocab_size=270,
