@@ -41,6 +41,6 @@ def info(_: InfoConfig) -> None:
             table.add_row(row.op, row.device, row.path, row.reason)
     table.add_row("engine", "cpu", "native", f"{ISAS[_core.best_isa()]} instructions")
     if torch.cuda.is_available():
-        why = "native CUDA model not yet verified on hardware, and not wired to Engine"
+        why = "not yet verified on hardware; opt in with NativeOptions(cuda_device=0)"
         table.add_row("engine", "cuda", "torch", why)
     console.print(table)
