@@ -8,14 +8,7 @@ namespace {
 
 void check_draw(const Draw& draw, int vocab_size, int max_seen) {
   const SamplingParams& params = *draw.params;
-  const auto check_range = [](const char* name, double value, double low, double high) {
-    check(value >= low && value <= high, "sampler: ", name, " must be ", low, " to ", high,
-          ", got ", value);
-  };
-  check_range("temperature", params.temperature, 0, kMaxTemperature);
-  check_range("min_p", params.min_p, 0, 1);
-  check_range("repetition_penalty", params.repetition_penalty, kMinPenalty, kMaxPenalty);
-  check(params.top_p > 0, "sampler: top_p must be above 0, got ", params.top_p);
+  check_params(params);
   check(params.num_logprobs <= kMaxTop, "sampler: num_logprobs must be at most ", kMaxTop,
         " on CUDA, got ", params.num_logprobs);
   if (params.repetition_penalty == 1) return;
