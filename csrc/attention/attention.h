@@ -1,0 +1,55 @@
+// Causal attention over what the pre-pass made of q, k and v, forward and backward.
+//
+//   s[i, j] = scale * q[i] . k[j]           for i - window <= j <= i
+//   lse[i]  = log sum_j exp(s[i, j])        p[i, j] = exp(s[i, j] - lse[i])
+//   out[i]  = sum_j p[i, j] v[j]
+//
+// and, with delta[i] = dout[i] . out[i] and ds[i, j] = p[i, j] (dout[i] . v[j] - delta[i]),
+//
+//   dv[j] = sum_i p[i, j] dout[i]    dq[i] = scale sum_j ds[i, j] k[j]    dk[j] = scale sum_i ds[i,
+//   j] q[i]
+//
+// Query head h reads key/value head h / (H / Hkv). No T x T matrix is ever held.
+// Source: FlashAttention-2, arXiv:2307.08691; FlashAttention-3, arXiv:2407.08608.
+#pragma once
+
+#include "common/placement.h"
+#include "common/tensor_view.h"
+
+namespace nanochat::attention {
+
+// Any strides, except that D is contiguous. All of one dtype (bf16 or fp32; fp64 on the CPU) but
+// lse and delta: fp32, or fp64 with fp64.
+struct Forward {
+  TensorView q;        // (B, T, H, D)
+  TensorView k, v;     // (B, T, Hkv, D)
+  TensorView out;      // out, (B, T, H, D)
+  TensorView lse;      // out, (B, H, T) contiguous, natural logarithm
+  int64_t window = 0;  // keys visible to the left of a query besides its own; T or more: all
+  double scale = 1.0;  // > 0
+  // Of |s|, if the caller knows one: rows of q and k that are normed to qk_scale sqrt(D) have
+  // qk_scale^2 scale D. It then stands in for the running maximum. 0: none is known.
+  double score_bound = 0.0;
+};
+
+struct Backward {
+  TensorView dout, q, k, v, out, lse;
+  TensorView delta;       // workspace, (B, H, T) contiguous, of the dtype of lse
+  TensorView dq, dk, dv;  // out
+  int64_t window = 0;
+  double scale = 1.0;
+};
+
+// Deterministic: the same inputs give the same bits, whatever the number of threads.
+// Throw std::invalid_argument for what breaks the rules above, Unsupported for a legal request
+// that has no kernel: CUDA serves head_dim 64 and 128 in bf16.
+void forward(const Forward& p, const Placement& where);
+void backward(const Backward& p, const Placement& where);
+
+// Behind the dispatch, on checked arguments.
+void forward_cpu(const Forward& p, const Placement& where);
+void backward_cpu(const Backward& p, const Placement& where);
+void forward_cuda(const Forward& p, const Placement& where);
+void backward_cuda(const Backward& p, const Placement& where);
+
+}  // namespace nanochat::attention
