@@ -1,6 +1,7 @@
-// As much of CUDA as the engine's kernels use, on the host and in their own source: a block runs as
+// As much of CUDA as the kernels use, on the host and in their own source: a block runs as
 // fibers, one for each thread, that change at barriers and warp instructions; blocks run one after
-// another; device memory is the heap, and what is not written yet is NaN. Slow and exact: indices,
+// another; device memory is the heap, and what is not written yet is NaN, in device memory and in
+// the shared memory whose size a launch gives. Slow and exact: indices,
 // barriers and the order of sums are the kernel's, so sanitizers and `==` see them.
 //
 // What it cannot show: races between blocks or across a missing barrier, and the rounding of the
@@ -16,6 +17,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <map>
 #include <memory>
 #include <tuple>
 #include <utility>
@@ -40,7 +42,9 @@ inline dim3 threadIdx, blockIdx, blockDim, gridDim;
 namespace cuda_on_host {
 
 inline constexpr int kWarp = 32;
-inline constexpr size_t kStackBytes = 64 << 10, kSlotBytes = 32;
+inline constexpr int kMaxThreads = 1024;  // of a block
+inline constexpr size_t kStackBytes = 64 << 10, kSlotBytes = 48;
+inline constexpr size_t kSharedBytes = 48 << 10;  // that a launch may ask for unasked
 
 [[noreturn]] inline void fail(const char* what) {
   std::fprintf(stderr, "cuda_on_host: %s\n", what);
@@ -80,9 +84,15 @@ struct Fiber {
 
 class Block {
  public:
-  Block(int num_threads, const std::function<void()>& kernel)
-      : kernel_(kernel), num_threads_(num_threads), warps_(num_threads / kWarp) {
-    if (num_threads % kWarp != 0) fail("a block must be of whole warps");
+  Block(int num_threads, size_t shared_bytes, const std::function<void()>& kernel)
+      : kernel_(kernel),
+        num_threads_(num_threads),
+        serial_(num_blocks_++),
+        dynamic_shared_(shared_bytes / sizeof(SharedLine), SharedLine{}),
+        warps_(num_threads / kWarp) {
+    if (num_threads % kWarp != 0 || num_threads > kMaxThreads) fail("a block of that size");
+    if (shared_bytes % sizeof(SharedLine) != 0) fail("shared memory ends inside of a line");
+    std::memset(static_cast<void*>(dynamic_shared_.data()), 0xff, shared_bytes);
     while (static_cast<int>(fibers_.size()) < num_threads) {
       fibers_.push_back(std::make_unique<Fiber>(&Block::serve));
     }
@@ -120,7 +130,16 @@ class Block {
     return *current_;
   }
 
+  // Of all blocks that ran so far.
+  [[nodiscard]] int64_t serial() const { return serial_; }
+
+  [[nodiscard]] char* dynamic_shared() { return dynamic_shared_.data()->bytes; }
+
  private:
+  struct SharedLine {
+    alignas(128) char bytes[128];
+  };
+
   static void serve() {
     for (;;) {
       current_->kernel_();
@@ -157,8 +176,11 @@ class Block {
   inline static Block* current_ = nullptr;
   inline static std::vector<std::unique_ptr<Fiber>> fibers_;
   inline static void* scheduler_[5];
+  inline static int64_t num_blocks_ = 0;
   const std::function<void()>& kernel_;
   const int num_threads_;
+  const int64_t serial_;
+  std::vector<SharedLine> dynamic_shared_;
   std::vector<Meeting> warps_;
   Meeting block_{};
   int index_ = 0;
@@ -166,14 +188,15 @@ class Block {
   bool has_progress_ = false;
 };
 
-inline void run_grid(dim3 grid, dim3 block, const std::function<void()>& kernel) {
+inline void run_grid(dim3 grid, dim3 block, size_t shared_bytes,
+                     const std::function<void()>& kernel) {
   gridDim = grid;
   blockDim = block;
   for (unsigned z = 0; z < grid.z; ++z) {
     for (unsigned y = 0; y < grid.y; ++y) {
       for (unsigned x = 0; x < grid.x; ++x) {
         blockIdx = {x, y, z};
-        Block(static_cast<int>(block.x), kernel).run();
+        Block(static_cast<int>(block.x), shared_bytes, kernel).run();
       }
     }
   }
@@ -185,6 +208,10 @@ inline void run_grid(dim3 grid, dim3 block, const std::function<void()>& kernel)
 
 inline void __syncthreads() {
   cuda_on_host::Block::current().barrier();
+}
+inline void __syncwarp() {
+  const char nothing = 0;
+  cuda_on_host::Block::current().exchange(&nothing, sizeof nothing);
 }
 inline void __threadfence() {}
 inline float __fmul_rn(float a, float b) {
@@ -344,12 +371,28 @@ inline cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t) {
   return cudaSuccess;
 }
 
+// What a kernel was allowed beyond kSharedBytes.
+inline std::map<const void*, size_t> cuda_shared_limits;
+
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
+
+template <typename... Parameters>
+cudaError_t cudaFuncSetAttribute(void (*kernel)(Parameters...), cudaFuncAttribute, int value) {
+  cuda_shared_limits[reinterpret_cast<const void*>(kernel)] = static_cast<size_t>(value);
+  return cudaSuccess;
+}
+
 template <typename... Parameters, typename... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
-  const auto node = [grid = config->gridDim, block = config->blockDim, kernel,
+  const size_t shared_bytes = config->dynamicSmemBytes;
+  if (shared_bytes > cuda_on_host::kSharedBytes &&
+      shared_bytes > cuda_shared_limits[reinterpret_cast<const void*>(kernel)]) {
+    cuda_on_host::fail("more shared memory than the kernel was allowed");
+  }
+  const auto node = [grid = config->gridDim, block = config->blockDim, shared_bytes, kernel,
                      parameters = std::tuple<std::decay_t<Parameters>...>(arguments...)] {
-    cuda_on_host::run_grid(grid, block, [&] { std::apply(kernel, parameters); });
+    cuda_on_host::run_grid(grid, block, shared_bytes, [&] { std::apply(kernel, parameters); });
   };
   if (cuda_capture != nullptr) {
     cuda_capture->nodes.push_back(node);
