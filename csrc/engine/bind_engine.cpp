@@ -115,7 +115,7 @@ void bind_engine(py::module_& m) {
   py::class_<Engine>(m, "Engine", "Continuous batching on a thread of its own (engine.h).")
       .def(py::init([](const py::dict& config, const py::dict& tensors, int precision, int isa,
                        int threads, int slots, int pages, int max_chunk, int max_chunk_beside,
-                       bool shares_prefixes, int max_drafts, int cuda_device) {
+                       bool shares_prefixes, int max_drafts, int max_burst, int cuda_device) {
              const engine::ModelConfig model_config = config_from(config);
              const engine::Tensors views = tensors_from(tensors);
              engine::EngineOptions options{.vocab_size = model_config.vocab_size,
@@ -126,7 +126,8 @@ void bind_engine(py::module_& m) {
                                            .max_chunk = max_chunk,
                                            .max_chunk_beside = max_chunk_beside,
                                            .shares_prefixes = shares_prefixes,
-                                           .max_drafts = max_drafts};
+                                           .max_drafts = max_drafts,
+                                           .max_burst = max_burst};
              const engine::CpuOptions cpu{
                  .precision = static_cast<engine::Precision>(precision),
                  .isa = isa < 0 ? engine::best_isa() : static_cast<engine::Isa>(isa),
@@ -146,7 +147,7 @@ void bind_engine(py::module_& m) {
            }),
            arg("config"), arg("tensors"), py::kw_only(), arg("precision"), arg("isa"),
            arg("threads"), arg("slots"), arg("pages"), arg("max_chunk"), arg("max_chunk_beside"),
-           arg("shares_prefixes"), arg("max_drafts"), arg("cuda_device"))
+           arg("shares_prefixes"), arg("max_drafts"), arg("max_burst"), arg("cuda_device"))
       .def(
           "submit",
           [](Engine& self, std::vector<int32_t> prompt, double temperature, int top_k, double top_p,

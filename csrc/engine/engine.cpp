@@ -37,6 +37,8 @@ Engine::Engine(std::unique_ptr<Model> model, const EngineOptions& options)
         "engine: chunks must have at least 1 token, got ", options.max_chunk, " and ",
         options.max_chunk_beside);
   check(options.max_drafts >= 0, "engine: drafts must not be negative, got ", options.max_drafts);
+  check(options.max_burst >= 1, "engine: a burst must have at least 1 token, got ",
+        options.max_burst);
   const int needed = (options.context + kPageTokens - 1) / kPageTokens + 1;
   check(options.num_pages >= needed, "engine: a context of ", options.context, " tokens takes ",
         needed, " pages of ", kPageTokens, ", got ", options.num_pages);
@@ -223,6 +225,7 @@ void Engine::step() {
   admit();
   plan();
   int64_t num_computed = 0, num_bytes = 0;
+  const int burst = choose_burst();
   if (!plan_.empty()) {
     std::vector<Chunk> chunks;
     for (const Planned& planned : plan_) {
@@ -234,12 +237,13 @@ void Engine::step() {
                         .pages = cache_.pages(*sequence.cached),
                         .num_logits = planned.num_logits});
       const auto num_tokens = static_cast<int64_t>(planned.tokens.size());
-      num_computed += num_tokens;
-      num_bytes += (sequence.num_computed + num_tokens) * options_.token_bytes;
+      for (int k = 0; k < burst; ++k) {
+        num_computed += num_tokens;
+        num_bytes += (sequence.num_computed + num_tokens + k) * options_.token_bytes;
+      }
     }
-    num_bytes += options_.weight_bytes;
-    model_->forward(chunks);
-    draw();
+    num_bytes += options_.weight_bytes * burst;
+    draw(chunks, burst);
   }
   const std::scoped_lock lock(mutex_);
   statistics_.num_queued = static_cast<int64_t>(waiting_.size() + submitted_.size());
@@ -250,7 +254,7 @@ void Engine::step() {
   statistics_.num_computed += num_computed;
   statistics_.num_bytes += num_bytes;
   if (num_computed > 0) {
-    ++statistics_.num_steps;
+    statistics_.num_steps += burst;
     statistics_.step_seconds += seconds_now() - started;
   }
   if (events_.empty()) return;
@@ -397,6 +401,27 @@ void Engine::plan() {
   std::erase_if(plan_, [](const Planned& planned) { return !planned.sequence->cached; });
 }
 
+// A burst ends for all at once. What a sequence draws beyond its end is dropped, like a draft that
+// was refused; it is no longer than what somebody still wants, and takes no page from anybody.
+int Engine::choose_burst() {
+  int wanted = 1, room = options_.max_burst;
+  for (const Planned& planned : plan_) {
+    const Request& request = planned.sequence->request;
+    if (planned.tokens.size() > 1 || planned.num_logits == 0 ||
+        request.sampling.repetition_penalty != 1.0) {
+      return 1;
+    }
+    wanted = std::max(wanted, request.max_tokens - planned.sequence->num_generated);
+    room = std::min(room, options_.context - planned.sequence->num_computed);
+  }
+  const int burst = std::min(wanted, room);
+  const bool has_pages = std::all_of(plan_.begin(), plan_.end(), [&](const Planned& planned) {
+    const Sequence& sequence = *planned.sequence;
+    return cache_.reserve(*sequence.cached, sequence.num_computed + burst);
+  });
+  return has_pages ? burst : 1;
+}
+
 // Pages for the first tokens of the sequence, at the cost of those that are paused, then of those
 // that came after it.
 bool Engine::make_room(Sequence& sequence, int num_tokens) {
@@ -430,8 +455,8 @@ void Engine::leave_slot(Sequence& sequence) {
   sequence.num_computed = 0;
 }
 
-// Settles tokens from the logits of the step. A draft holds as long as it is what is drawn.
-void Engine::draw() {
+// Computes the step and settles tokens. A draft holds as long as it is what is drawn.
+void Engine::draw(std::span<const Chunk> chunks, int burst) {
   std::vector<Draw> draws;
   std::vector<std::vector<int32_t>> seen;  // tokens and drafts, for the penalty
   int row = 0;
@@ -455,8 +480,13 @@ void Engine::draw() {
            .seen = before.first(std::min(before.size(), static_cast<size_t>(position)))});
     }
   }
-  drawn_.resize(draws.size());
-  model_->sample(draws, drawn_);
+  drawn_.resize(draws.size() * static_cast<size_t>(burst));
+  if (burst > 1) {
+    model_->decode(chunks, draws, burst, drawn_);
+  } else {
+    model_->forward(chunks);
+    model_->sample(draws, drawn_);
+  }
 
   int64_t num_drawn = 0, num_drafted = 0, num_accepted = 0;
   row = 0;
@@ -466,23 +496,29 @@ void Engine::draw() {
     Event event{.id = sequence.id,
                 .has_logprobs = sequence.request.sampling.num_logprobs >= 0,
                 .num_cached = sequence.num_cached};
-    int num_taken = 0;  // of the logits
+    const int num_settled = planned.num_logits * burst;
+    int num_taken = 0;
     bool goes_on = true;
-    while (goes_on && num_taken < planned.num_logits) {
+    while (goes_on && num_taken < num_settled) {
       const Drawn& drawn = drawn_[static_cast<size_t>(row + num_taken++)];
-      goes_on = take(sequence, drawn, event) && num_taken < planned.num_logits &&
-                drawn.token == planned.tokens[static_cast<size_t>(num_pending + num_taken - 1)];
+      goes_on = take(sequence, drawn, event) && num_taken < num_settled &&
+                (burst > 1 ||
+                 drawn.token == planned.tokens[static_cast<size_t>(num_pending + num_taken - 1)]);
     }
-    row += planned.num_logits;
+    row += num_settled;
     const int num_kept = num_pending + std::max(0, num_taken - 1);
-    cache_.commit(*sequence.cached, std::span(planned.tokens).first(static_cast<size_t>(num_kept)));
+    cache_.commit(*sequence.cached, std::span(sequence.tokens)
+                                        .subspan(static_cast<size_t>(sequence.num_computed),
+                                                 static_cast<size_t>(num_kept)));
     sequence.num_computed += num_kept;
-    if (planned.num_drafts > 0 || planned.num_logits > 0) {
+    if (planned.num_drafts > 0) {
       sequence.gate.record(planned.num_drafts, std::max(0, num_taken - 1));
+      num_drafted += planned.num_drafts;
+      num_accepted += std::max(0, num_taken - 1);
+    } else {
+      for (int k = 0; k < num_taken; ++k) sequence.gate.record(0, 0);
     }
     num_drawn += num_taken;
-    num_drafted += planned.num_drafts;
-    num_accepted += std::max(0, num_taken - 1);
     if (event.finish != Finish::kNone) {
       end(sequence, event.finish, std::move(event));
     } else if (num_taken > 0) {

@@ -3,7 +3,8 @@
 //   submit --> queue --> a free slot: open in the cache, what is not there is computed in chunks
 //                             |
 //   step: every sequence that has one token to compute gets it, and drafts if they pay; the rest of
-//         the step goes to those with more (prompts, tool results), first come, first served
+//         the step goes to those with more (prompts, tool results), first come, first served. Where
+//         all decode, a step may be a burst of several tokens of each
 //                             |
 //   wait <-- events <-- drawn tokens; a sequence ends at a stop token or its length, or pauses at a
 //                       token for which the caller has an answer (resume)
@@ -61,6 +62,7 @@ struct EngineOptions {
   int max_chunk_beside = 64;  // beside those that do: what a prompt may delay them by
   bool shares_prefixes = true;
   int max_drafts = 8;  // of a sequence in a step; 0: no speculation
+  int max_burst = 1;   // tokens that a sequence draws in a step in which all decode without drafts
   // Of the model, for the statistics: what a step reads whatever it computes, and the keys and
   // values of a token.
   int64_t weight_bytes = 0, token_bytes = 0;
@@ -137,9 +139,10 @@ class Engine {
   void admit();
   bool should_wait(Sequence& sequence);
   void plan();
+  [[nodiscard]] int choose_burst();
   bool make_room(Sequence& sequence, int num_tokens);
   void preempt(Sequence& sequence);
-  void draw();
+  void draw(std::span<const Chunk> chunks, int burst);
   bool take(Sequence& sequence, const Drawn& drawn, Event& event);
   void end(Sequence& sequence, Finish finish, Event event);
   void publish(Event event);

@@ -58,6 +58,14 @@ class Model {
   // Settles one token for each draw, from the logits of the last forward.
   virtual void sample(std::span<const Draw> draws, std::span<Drawn> drawn) = 0;
 
+  // Lets sequences that compute one token each go on by themselves: chunk i draws num_steps tokens,
+  // every one of them computed next but the last. draws[i] is the first, of row i and without a
+  // penalty; drawn[i * num_steps + k] is that of step k. Pages must hold all that is computed.
+  // By definition so many forwards and samples; a device is spared the way to the host between
+  // them.
+  virtual void decode(std::span<const Chunk> chunks, std::span<const Draw> draws, int num_steps,
+                      std::span<Drawn> drawn);
+
   virtual void copy_page(int32_t from, int32_t to) = 0;
 };
 

@@ -63,7 +63,7 @@ def packer_write(
 # Tensors arrive as (address, sizes, strides, dtype), a place to run as (is_cuda, num_threads,
 # cpu_level, device, stream): nanochat.ops.native makes both.
 _View = tuple[int, tuple[int, ...], tuple[int, ...], int]
-_Placement = tuple[bool, int, int, int, int]
+_Placement = tuple[bool, int, int, int, int, bool]
 
 # Attention
 def prepass_forward(
@@ -137,6 +137,7 @@ class Engine:
         max_chunk_beside: int,
         shares_prefixes: bool,
         max_drafts: int,
+        max_burst: int,
         cuda_device: int,
     ) -> None: ...
     def submit(

@@ -21,6 +21,7 @@ constexpr double kMaxScoreBound = 40.0;
 constexpr int kFirstMajor = 8;    // mma of bf16
 constexpr int kOverlapMajor = 9;  // programmatic dependent launch
 constexpr int kNumBuckets = 7;    // graphs for 1, 2, 4, .. 64 tokens
+constexpr int kMaxSteps = 32;     // of one decode
 
 void check_config(const ModelConfig& config, int num_pages, int max_tokens) {
   check(num_pages >= 1, "engine: num_pages must be at least 1, got ", num_pages);
@@ -114,7 +115,8 @@ class CudaModel final : public Model {
         is_fetched_(layout_.capacity),
         stream_(make_stream()),
         staging_free_(make_event()),
-        sampler_(layout_.capacity, config.vocab_size, weights_.head.rows, config.seq_len) {
+        sampler_(layout_.capacity, std::max(layout_.capacity, kTokenTile * kMaxSteps),
+                 config.vocab_size, weights_.head.rows, config.softcap, config.seq_len) {
     check_cuda(cudaDeviceSynchronize(), "engine: upload");  // it was not in our stream
     write_step(layout_, {}, staging_.span());
     copy_step(layout_.tables());
@@ -134,9 +136,13 @@ class CudaModel final : public Model {
   void forward(std::span<const Chunk> chunks) override;
   [[nodiscard]] std::span<const float> logits(int row) override;
   void sample(std::span<const Draw> draws, std::span<Drawn> drawn) override;
+  void decode(std::span<const Chunk> chunks, std::span<const Draw> draws, int num_steps,
+              std::span<Drawn> drawn) override;
   void copy_page(int32_t from, int32_t to) override;
 
  private:
+  void begin_step(std::span<const Chunk> chunks, const StepPlan& plan);
+  void launch_decode(int num_tokens) const;
   [[nodiscard]] GraphExec record(int num_tokens) const;
   void copy_step(int64_t num_words) const;
   void launch_step(int num_tokens, int num_rows) const;
@@ -299,19 +305,66 @@ void CudaModel::copy_step(int64_t num_words) const {
 void CudaModel::forward(std::span<const Chunk> chunks) {
   const StepPlan plan = check_chunks(layout_, chunks);
   const DeviceGuard guard(device_);
-  num_rows_ = 0;
-  check_cuda(cudaEventSynchronize(staging_free_.get()), "engine: step before");
-  write_step(layout_, chunks, staging_.span());
-  copy_step(plan.num_words);
+  begin_step(chunks, plan);
   if (plan.is_decode && plan.num_tokens <= kTokenTile) {
-    int bucket = 0;
-    while (1 << bucket < plan.num_tokens) ++bucket;
-    check_cuda(cudaGraphLaunch(graphs_[bucket].get(), stream_.get()), "engine: graph");
+    launch_decode(plan.num_tokens);
   } else {
     launch_step(plan.num_tokens, plan.num_rows);
   }
-  std::fill(is_fetched_.begin(), is_fetched_.end(), false);
   num_rows_ = plan.num_rows;
+}
+
+// The graphs leave tokens and positions where they found them, so the same graph is the next step
+// once these have advanced; the host looks when all is drawn.
+void CudaModel::decode(std::span<const Chunk> chunks, std::span<const Draw> draws, int num_steps,
+                       std::span<Drawn> drawn) {
+  const StepPlan plan = check_chunks(layout_, chunks);
+  check(plan.is_decode && num_steps >= 1,
+        "engine: decode takes chunks of one token whose logits are wanted, and at least 1 step");
+  if (plan.num_tokens > kTokenTile || num_steps > kMaxSteps) {
+    return Model::decode(chunks, draws, num_steps, drawn);
+  }
+  check_decode(layout_, chunks, draws, num_steps);
+  const DeviceGuard guard(device_);
+  begin_step(chunks, plan);
+  const size_t num_tokens = chunks.size();
+  int32_t* const words = step_words_.data();
+  const Launcher where = launcher();
+  sampler_.send(where, draws);
+  for (int k = 0; k < num_steps; ++k) {
+    if (k > 0) {
+      launch_advance(where,
+                     {.drawn = sampler_.drawn() + (k - 1) * num_tokens,
+                      .draws = sampler_.draws(),
+                      .token = words + layout_.offset(StepLayout::kToken),
+                      .previous = words + layout_.offset(StepLayout::kPrevious),
+                      .position = words + layout_.offset(StepLayout::kPosition)},
+                     static_cast<int>(num_tokens));
+    }
+    launch_decode(plan.num_tokens);
+    sampler_.draw(where, logits_.data(), num_tokens, k * num_tokens);
+  }
+  const std::span<const DeviceDrawn> fetched = sampler_.fetch(where, num_steps * num_tokens);
+  for (size_t i = 0; i < num_tokens; ++i) {
+    for (int k = 0; k < num_steps; ++k) {
+      drawn[i * num_steps + k] = sampler_.to_drawn(fetched[k * num_tokens + i], draws[i]);
+    }
+  }
+  num_rows_ = plan.num_rows;
+}
+
+void CudaModel::begin_step(std::span<const Chunk> chunks, const StepPlan& plan) {
+  num_rows_ = 0;
+  std::fill(is_fetched_.begin(), is_fetched_.end(), false);
+  check_cuda(cudaEventSynchronize(staging_free_.get()), "engine: step before");
+  write_step(layout_, chunks, staging_.span());
+  copy_step(plan.num_words);
+}
+
+void CudaModel::launch_decode(int num_tokens) const {
+  int bucket = 0;
+  while (1 << bucket < num_tokens) ++bucket;
+  check_cuda(cudaGraphLaunch(graphs_[bucket].get(), stream_.get()), "engine: graph");
 }
 
 std::span<const float> CudaModel::logits(int row) {
@@ -332,7 +385,7 @@ std::span<const float> CudaModel::logits(int row) {
 void CudaModel::sample(std::span<const Draw> draws, std::span<Drawn> drawn) {
   for (const Draw& draw : draws) check_row(draw.row);
   const DeviceGuard guard(device_);
-  sampler_.sample(launcher(), logits_.data(), config_.softcap, draws, drawn);
+  sampler_.sample(launcher(), logits_.data(), draws, drawn);
 }
 
 void CudaModel::copy_page(int32_t from, int32_t to) {

@@ -21,52 +21,44 @@ void check_draw(const Draw& draw, int vocab_size, int max_seen) {
   }
 }
 
-Drawn to_drawn(const DeviceDrawn& from, int num_logprobs, int vocab_size) {
-  if (from.status == DeviceDrawn::kNotANumber) {
-    throw std::domain_error(
-        "sampler: logits must be numbers, got NaN or inf; the model overflows: check its weights, "
-        "or run it in fp32");
-  }
-  if (from.status == DeviceDrawn::kNoneFinite) {
-    throw std::domain_error(concat("sampler: a logit must be finite, got -inf for all ", vocab_size,
-                                   " tokens; allow one"));
-  }
-  Drawn drawn{.token = from.token, .logprob = num_logprobs >= 0 ? from.logprob : 0, .top = {}};
-  for (int i = 0; i < std::min(num_logprobs, vocab_size); ++i) {
-    drawn.top.push_back({from.top[i], from.top_logprobs[i]});
-  }
-  return drawn;
+void copy(const Launcher& where, void* to, const void* from, size_t size, cudaMemcpyKind kind) {
+  if (size == 0) return;
+  check_cuda(cudaMemcpyAsync(to, from, size, kind, where.stream), "engine: copy of draws");
 }
 
 }  // namespace
 
-DeviceSampler::DeviceSampler(int max_draws, int vocab_size, int64_t stride, int max_seen)
+DeviceSampler::DeviceSampler(int max_draws, int max_drawn, int vocab_size, int64_t stride,
+                             float softcap, int max_seen)
     : max_draws_(max_draws),
       vocab_size_(vocab_size),
       max_seen_(max_seen),
       stride_(stride),
+      softcap_(softcap),
       values_(static_cast<size_t>(max_draws * stride)),
       scores_(static_cast<size_t>(max_draws * stride)),
       draws_(static_cast<size_t>(max_draws)),
       seen_(static_cast<size_t>(max_draws) * static_cast<size_t>(max_seen)),
-      drawn_(static_cast<size_t>(max_draws)),
+      drawn_(static_cast<size_t>(max_drawn)),
       host_draws_(static_cast<size_t>(max_draws)),
       host_seen_(static_cast<size_t>(max_draws) * static_cast<size_t>(max_seen)),
-      host_drawn_(static_cast<size_t>(max_draws)) {}
+      host_drawn_(static_cast<size_t>(max_drawn)) {}
 
-void DeviceSampler::sample(const Launcher& where, const float* logits, float softcap,
-                           std::span<const Draw> draws, std::span<Drawn> drawn) {
-  for (const Draw& draw : draws) check_draw(draw, vocab_size_, max_seen_);
+void DeviceSampler::sample(const Launcher& where, const float* logits, std::span<const Draw> draws,
+                           std::span<Drawn> drawn) {
   while (!draws.empty()) {
     const size_t size = std::min(draws.size(), static_cast<size_t>(max_draws_));
-    sample_some(where, logits, softcap, draws.first(size), drawn.first(size));
+    send(where, draws.first(size));
+    draw(where, logits, size, 0);
+    const std::span<const DeviceDrawn> fetched = fetch(where, size);
+    for (size_t i = 0; i < size; ++i) drawn[i] = to_drawn(fetched[i], draws[i]);
     draws = draws.subspan(size);
     drawn = drawn.subspan(size);
   }
 }
 
-void DeviceSampler::sample_some(const Launcher& where, const float* logits, float softcap,
-                                std::span<const Draw> draws, std::span<Drawn> drawn) {
+void DeviceSampler::send(const Launcher& where, std::span<const Draw> draws) {
+  for (const Draw& draw : draws) check_draw(draw, vocab_size_, max_seen_);
   int64_t num_seen = 0;
   for (size_t i = 0; i < draws.size(); ++i) {
     const Draw& draw = draws[i];
@@ -87,31 +79,50 @@ void DeviceSampler::sample_some(const Launcher& where, const float* logits, floa
     std::ranges::copy(seen, host_seen_.span().begin() + num_seen);
     num_seen += static_cast<int64_t>(seen.size());
   }
-  const auto copy = [&](void* to, const void* from, size_t size, cudaMemcpyKind kind) {
-    if (size == 0) return;
-    check_cuda(cudaMemcpyAsync(to, from, size, kind, where.stream), "engine: copy of draws");
-  };
-  copy(draws_.data(), host_draws_.span().data(), draws.size() * sizeof(DeviceDraw),
+  copy(where, draws_.data(), host_draws_.span().data(), draws.size() * sizeof(DeviceDraw),
        cudaMemcpyHostToDevice);
-  copy(seen_.data(), host_seen_.span().data(), static_cast<size_t>(num_seen) * sizeof(int32_t),
-       cudaMemcpyHostToDevice);
+  copy(where, seen_.data(), host_seen_.span().data(),
+       static_cast<size_t>(num_seen) * sizeof(int32_t), cudaMemcpyHostToDevice);
+}
+
+void DeviceSampler::draw(const Launcher& where, const float* logits, size_t num_draws,
+                         size_t first) {
   launch_sample(where,
                 {.logits = logits,
                  .stride = stride_,
                  .vocab_size = vocab_size_,
-                 .softcap = softcap,
+                 .softcap = softcap_,
                  .draws = draws_.data(),
                  .seen = seen_.data(),
                  .values = values_.data(),
                  .scores = scores_.data(),
-                 .drawn = drawn_.data()},
-                static_cast<int>(draws.size()));
-  copy(host_drawn_.span().data(), drawn_.data(), draws.size() * sizeof(DeviceDrawn),
+                 .drawn = drawn_.data() + first},
+                static_cast<int>(num_draws));
+}
+
+std::span<const DeviceDrawn> DeviceSampler::fetch(const Launcher& where, size_t num_drawn) {
+  copy(where, host_drawn_.span().data(), drawn_.data(), num_drawn * sizeof(DeviceDrawn),
        cudaMemcpyDeviceToHost);
   check_cuda(cudaStreamSynchronize(where.stream), "engine: step");
-  for (size_t i = 0; i < draws.size(); ++i) {
-    drawn[i] = to_drawn(host_drawn_.span()[i], draws[i].params->num_logprobs, vocab_size_);
+  return host_drawn_.span().first(num_drawn);
+}
+
+Drawn DeviceSampler::to_drawn(const DeviceDrawn& from, const Draw& draw) const {
+  const int num_logprobs = draw.params->num_logprobs;
+  if (from.status == DeviceDrawn::kNotANumber) {
+    throw std::domain_error(
+        "sampler: logits must be numbers, got NaN or inf; the model overflows: check its weights, "
+        "or run it in fp32");
   }
+  if (from.status == DeviceDrawn::kNoneFinite) {
+    throw std::domain_error(concat("sampler: a logit must be finite, got -inf for all ",
+                                   vocab_size_, " tokens; allow one"));
+  }
+  Drawn drawn{.token = from.token, .logprob = num_logprobs >= 0 ? from.logprob : 0, .top = {}};
+  for (int i = 0; i < std::min(num_logprobs, vocab_size_); ++i) {
+    drawn.top.push_back({from.top[i], from.top_logprobs[i]});
+  }
+  return drawn;
 }
 
 }  // namespace nanochat::engine::cuda

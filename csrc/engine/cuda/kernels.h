@@ -159,4 +159,12 @@ struct Sample {
 };
 void launch_sample(const Launcher& where, const Sample& p, int num_draws);
 
+// What was drawn becomes the step's next token, draw i of token i.
+struct Advance {
+  const DeviceDrawn* drawn;
+  DeviceDraw* draws;
+  int32_t *token, *previous, *position;  // of Step
+};
+void launch_advance(const Launcher& where, const Advance& p, int num_tokens);
+
 }  // namespace nanochat::engine::cuda

@@ -41,6 +41,25 @@ StepPlan check_chunks(const StepLayout& layout, std::span<const Chunk> chunks) {
   return plan;
 }
 
+void check_decode(const StepLayout& layout, std::span<const Chunk> chunks,
+                  std::span<const Draw> draws, int num_steps) {
+  check(draws.size() == chunks.size(), "engine: decode takes a draw for each of ", chunks.size(),
+        " chunks, got ", draws.size());
+  for (size_t i = 0; i < chunks.size(); ++i) {
+    const Chunk& chunk = chunks[i];
+    check(draws[i].row == static_cast<int>(i) && draws[i].params->repetition_penalty == 1,
+          "engine: draw ", i, " of a decode must be of row ", i, ", without a penalty");
+    const int end = chunk.position + num_steps;
+    check(end <= layout.seq_len && chunk.pages.size() * kPageTokens >= static_cast<size_t>(end),
+          "engine: a decode to position ", end, " must end in ", layout.seq_len, " tokens and ",
+          chunk.pages.size(), " pages");
+    for (size_t page = 0; page * kPageTokens < static_cast<size_t>(end); ++page) {
+      check(chunk.pages[page] >= 0 && chunk.pages[page] < layout.num_pages,
+            "engine: pages must be 0 to ", layout.num_pages - 1, ", got ", chunk.pages[page]);
+    }
+  }
+}
+
 void write_step(const StepLayout& layout, std::span<const Chunk> chunks, std::span<int32_t> words) {
   const auto field = [&](StepLayout::Field f) {
     return words.subspan(layout.offset(f), layout.capacity);

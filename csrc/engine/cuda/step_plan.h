@@ -34,6 +34,10 @@ struct StepPlan {
 // Throws std::invalid_argument for chunks that break a rule.
 [[nodiscard]] StepPlan check_chunks(const StepLayout& layout, std::span<const Chunk> chunks);
 
+// The same for what a decode of several steps adds to check_chunks.
+void check_decode(const StepLayout& layout, std::span<const Chunk> chunks,
+                  std::span<const Draw> draws, int num_steps);
+
 // `words` has layout.num_words().
 void write_step(const StepLayout& layout, std::span<const Chunk> chunks, std::span<int32_t> words);
 

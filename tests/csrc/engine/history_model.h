@@ -22,7 +22,8 @@ class HistoryModel final : public Model {
   struct Options {
     int num_pages = 1;
     int max_tokens = std::numeric_limits<int>::max();  // of a step
-    int fails_at = -1;                                 // the forward whose logits are NaN
+    int context = std::numeric_limits<int>::max();
+    int fails_at = -1;  // the forward whose logits are NaN
     std::function<void(int)> before_forward = [](int) {};
   };
   explicit HistoryModel(const Options& options)
@@ -37,6 +38,7 @@ class HistoryModel final : public Model {
       const int size = static_cast<int>(chunk.tokens.size());
       REQUIRE(size >= 1 && chunk.num_logits >= 0 && chunk.num_logits <= size);
       REQUIRE((chunk.position == 0) == (chunk.previous == -1));
+      REQUIRE(chunk.position + size <= options_.context);
       if (chunk.position > 0) REQUIRE(slot(chunk, chunk.position - 1) == chunk.previous);
       for (int i = 0; i < size; ++i) {
         const int32_t token = chunk.tokens[i];

@@ -199,6 +199,70 @@ void test_classic_logits_of_rows_and_copied_pages() {
   REQUIRE(same_bits(model->logits(0), wanted(37)));
 }
 
+bool is_same(const Drawn& a, const Drawn& b) {
+  return a.token == b.token && a.logprob == b.logprob;
+}
+
+// Several steps in one call against as many forwards and draws: other sequences beside, across the
+// end of a page, and into the logits that are left.
+void test_decode_is_as_many_steps() {
+  const ModelConfig config = modern();
+  const RandomCheckpoint checkpoint(config, 9);
+  const auto model = make_model(config, checkpoint);
+  constexpr int kSequences = 3, kSteps = 6;
+  const SamplingParams params[kSequences] = {
+      {.temperature = 0}, {.temperature = 1, .num_logprobs = 0}, {.temperature = 2, .top_k = 9}};
+  std::vector<int32_t> tokens[kSequences], pages[kSequences];
+  std::vector<Draw> draws;
+  for (int i = 0; i < kSequences; ++i) {
+    tokens[i] = random_tokens(config, 61 + i, 10 + i);
+    draws.push_back({.row = i, .params = &params[i], .seed = 3, .position = 61 + i, .seen = {}});
+  }
+  const auto last_tokens = [&](int first_page) {
+    std::vector<Chunk> chunks;
+    for (int i = 0; i < kSequences; ++i) {
+      pages[i] = {first_page + 2 * i, first_page + 2 * i + 1};
+      const std::span<const int32_t> all(tokens[i]);
+      const size_t n = all.size() - 1;
+      model->forward(std::vector{Chunk{.tokens = all.first(n), .pages = pages[i]}});
+      chunks.push_back({.tokens = all.subspan(n),
+                        .position = static_cast<int32_t>(n),
+                        .previous = all[n - 1],
+                        .pages = pages[i],
+                        .num_logits = 1});
+    }
+    return chunks;
+  };
+  std::vector<Drawn> want(kSequences * kSteps), got(kSequences * kSteps);
+  model->Model::decode(last_tokens(0), draws, kSteps, want);
+  const std::span<const float> last = model->logits(1);
+  const std::vector<float> want_logits(last.begin(), last.end());
+  std::vector<Chunk> chunks = last_tokens(10);
+  model->decode(chunks, draws, kSteps, got);
+  REQUIRE(std::ranges::equal(got, want, is_same));
+  REQUIRE(same_bits(model->logits(1), want_logits));
+
+  const auto is_refused = [&](std::vector<Draw> wrong, int num_steps) {
+    try {
+      model->decode(chunks, wrong, num_steps, got);
+    } catch (const std::invalid_argument&) {
+      return true;
+    }
+    return false;
+  };
+  REQUIRE(!is_refused(draws, 2) && is_refused(draws, 0));
+  std::vector<Draw> wrong = draws;
+  std::swap(wrong[0], wrong[1]);
+  REQUIRE(is_refused(wrong, 2));
+  SamplingParams penalty;
+  penalty.repetition_penalty = 2;
+  wrong = draws;
+  wrong[2].params = &penalty;
+  REQUIRE(is_refused(wrong, 2));
+  chunks[0].pages = chunks[0].pages.first(1);  // for 64 tokens, of which 60 are there
+  REQUIRE(!is_refused(draws, 4) && is_refused(draws, 5));
+}
+
 template <typename Error, typename Call>
 bool throws(const Call& call) {
   try {
@@ -236,5 +300,6 @@ void test_what_the_kernels_do_not_serve_is_refused() {
 int main() {
   test_modern_logits_in_any_steps_and_company();
   test_classic_logits_of_rows_and_copied_pages();
+  test_decode_is_as_many_steps();
   test_what_the_kernels_do_not_serve_is_refused();
 }

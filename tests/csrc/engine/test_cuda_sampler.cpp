@@ -58,10 +58,10 @@ void test_draws_are_the_host_s() {
                      .position = static_cast<int64_t>(rng() % 2000),
                      .seen = seen});
   }
-  DeviceSampler sampler(64, kVocab, kStride, 100);  // fewer than there are draws
   for (const float softcap : {0.0f, 15.0f}) {
+    DeviceSampler sampler(64, 64, kVocab, kStride, softcap, 100);  // fewer than there are draws
     std::vector<Drawn> drawn(draws.size());
-    sampler.sample({}, logits.data(), softcap, draws, drawn);
+    sampler.sample({}, logits.data(), draws, drawn);
     SamplerScratch scratch;
     for (size_t i = 0; i < draws.size(); ++i) {
       const auto row = std::span(logits).subspan(draws[i].row * kStride, kVocab);
@@ -86,7 +86,7 @@ void test_draws_follow_the_softmax() {
   for (int i = 0; i < kDraws; ++i)
     draws.push_back({.params = &params, .seed = 9, .position = i, .seen = {}});
   std::vector<Drawn> drawn(kDraws);
-  DeviceSampler(kDraws, 4, 4, 1).sample({}, logits.data(), 0, draws, drawn);
+  DeviceSampler(kDraws, kDraws, 4, 4, 0, 1).sample({}, logits.data(), draws, drawn);
   double total = 0;
   for (int id = 0; id < 3; ++id) total += std::exp(logits[id]);
   for (int id = 0; id < 4; ++id) {
@@ -108,12 +108,12 @@ bool throws(const Call& call) {
 }
 
 void test_draws_that_cannot_be_are_refused() {
-  DeviceSampler sampler(4, 4, 4, 2);
+  DeviceSampler sampler(4, 4, 4, 4, 15, 2);
   const auto draw = [&](std::vector<float> logits, SamplingParams params,
                         std::vector<int32_t> seen = {}) {
     const Draw one{.params = &params, .seed = 1, .seen = seen};
     Drawn drawn;
-    sampler.sample({}, logits.data(), 15, {&one, 1}, {&drawn, 1});
+    sampler.sample({}, logits.data(), {&one, 1}, {&drawn, 1});
   };
   const std::vector<float> good{0, 1, 2, -INFINITY};
   REQUIRE(throws<std::domain_error>([&] { draw({0, NAN, 0, 0}, {}); }));

@@ -288,6 +288,7 @@ class HistoryEngine {
                          int held_step = -1) {
     model_options.num_pages = options.num_pages;
     model_options.max_tokens = max_step_tokens(options);
+    model_options.context = options.context;
     model_options.before_forward = [this, held_step](int step) {
       if (step == held_step) released_.wait();
       if (step == held_step + 1) at_next_step_();
@@ -340,7 +341,7 @@ void test_crowd() {
   REQUIRE(crowd.num_cancelled() > 0 && now.num_preempted > 0 && now.num_cached > 0);
   REQUIRE(now.num_accepted > 0 && now.num_accepted < now.num_drafted);
 
-  std::vector<EngineOptions> others(6, history_options(8, 12));
+  std::vector<EngineOptions> others(8, history_options(8, 12));
   others[0].num_slots = 1;
   others[1].num_slots = 33;
   others[2].max_chunk = 7;
@@ -350,6 +351,10 @@ void test_crowd() {
   others[4].num_pages = 5;
   others[5].max_drafts = 0;
   others[5].num_pages = 64;
+  others[6].max_burst = 8;
+  others[7].max_burst = 70;
+  others[7].max_drafts = 0;
+  others[7].num_pages = 5;
   for (size_t i = 0; i < others.size(); ++i) {
     const HistoryEngine engine(others[i]);
     Crowd(*engine, requests, wanted).run(kNumRequests / 20, i % 2 == 0, static_cast<unsigned>(i));
@@ -374,6 +379,7 @@ void test_crowd_on_the_processor() {
   };
   const auto wanted = outcomes_alone(model(1), options, requests);
   options.max_chunk = 100;
+  options.max_burst = 3;
   Engine engine(model(2), options);
   Crowd(engine, requests, wanted).run(kNumRequests / 50, true, 3);
 }
@@ -549,7 +555,8 @@ void test_unfit_options_are_refused() {
   };
   REQUIRE(refused(history_options(0, 5)) && refused(history_options(1, 4)));
   for (int EngineOptions::* const option :
-       {&EngineOptions::max_chunk, &EngineOptions::max_chunk_beside, &EngineOptions::max_drafts}) {
+       {&EngineOptions::max_chunk, &EngineOptions::max_chunk_beside, &EngineOptions::max_drafts,
+        &EngineOptions::max_burst}) {
     EngineOptions options = history_options(1, 5);
     options.*option = -1;
     REQUIRE(refused(options));
@@ -575,6 +582,35 @@ void test_long_prompt_stops_nobody() {
   }
   REQUIRE((ended == std::vector<int64_t>{prompt, decoding}));
   REQUIRE(engine->statistics().num_steps == 300);
+}
+
+// Bursts come where all decode, and are as long as somebody still wants tokens.
+void test_bursts() {
+  EngineOptions options = history_options(2, 10);
+  options.max_drafts = 0;
+  options.max_burst = 8;
+  const auto sizes_of = [&](const std::vector<Request>& requests) {
+    HistoryEngine engine(options, {}, 0);
+    for (const Request& request : requests) engine->submit(request);
+    engine.release();
+    std::vector<std::vector<size_t>> sizes(requests.size());
+    for (size_t num_ended = 0; num_ended < requests.size();) {
+      for (const Event& event : engine->wait(kForever)) {
+        sizes[static_cast<size_t>(event.id)].push_back(event.drawn.size());
+        num_ended += event.finish == Finish::kNone ? 0 : 1;
+      }
+    }
+    return sizes;
+  };
+  using Sizes = std::vector<std::vector<size_t>>;
+  REQUIRE((sizes_of({request_of({1, 2}, 20)}) == Sizes{{1, 8, 8, 3}}));
+  REQUIRE((sizes_of({request_of({1}, 4), request_of({2, 3}, 20)}) == Sizes{{1, 3}, {1, 8, 8, 3}}));
+  // To the end of the first context, not beyond.
+  REQUIRE((sizes_of({request_of(count_to(kContext - 3), 9), request_of({1, 2}, 20)}) ==
+           Sizes{{1, 2}, {1, 3, 8, 8}}));
+  Request penalized = request_of({1, 2}, 3);
+  penalized.sampling.repetition_penalty = 1.1;
+  REQUIRE((sizes_of({penalized}) == Sizes{{1, 1, 1}}));
 }
 
 void test_slots_are_given_in_order() {
@@ -687,6 +723,7 @@ int main() {
   test_resume_of_what_is_not_paused_changes_nothing();
   test_slots_are_given_in_order();
   test_long_prompt_stops_nobody();
+  test_bursts();
   test_newcomer_waits_for_its_prefix();
   test_nobody_waits_for_the_paused();
   test_paused_takes_no_pages_and_no_time();
