@@ -1,6 +1,6 @@
 // How arguments arrive from Python (nanochat.ops.native reads them off the tensors):
 //   TensorView   None, or (address, sizes, strides, dtype)
-//   Placement    (is_cuda, num_threads, cpu_level, device, stream)
+//   Placement    (is_cuda, num_threads, cpu_level, device, stream, allow_hopper)
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -42,7 +42,8 @@ struct type_caster<nanochat::Placement> {
              .num_threads = fields[1].cast<int>(),
              .cpu_level = static_cast<nanochat::CpuLevel>(fields[2].cast<int>()),
              .device = fields[3].cast<int>(),
-             .stream = reinterpret_cast<void*>(fields[4].cast<uintptr_t>())};
+             .stream = reinterpret_cast<void*>(fields[4].cast<uintptr_t>()),
+             .allow_hopper = fields[5].cast<bool>()};
     return true;
   }
 };

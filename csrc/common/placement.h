@@ -11,6 +11,9 @@ struct Placement {
   CpuLevel cpu_level = CpuLevel::kBase;
   int device = 0;
   void* stream = nullptr;  // cudaStream_t, borrowed
+  // The device is sm_90 and the kernels for sm_90a are wanted; false where they failed their probe
+  // (ops/probes.py) or a test asks for the portable ones.
+  bool allow_hopper = false;
 };
 
 }  // namespace nanochat

@@ -1,8 +1,10 @@
 """Which path serves which op on this machine, and why.
 
-The rule: CPU tensors run the native kernels. CUDA tensors run the PyTorch reference, because the
-CUDA kernels have not yet been verified on hardware; ``force("native")`` opts in. Other devices and
-dtypes run the reference. A slow path that is taken without being asked for warns once.
+Every op has a ladder of paths on a device, best first, and takes the first rung that nothing speaks
+against. On the CPU that is the native kernels. On CUDA our kernels are a default only where
+VERIFIED says that they passed on hardware; until then :func:`force` opts in. Before its first use
+a path on CUDA is probed by a real launch (probes.py), and one that fails is passed over with a
+warning and a reason in the table.
 """
 
 from __future__ import annotations
@@ -16,20 +18,36 @@ from typing import Literal
 import torch
 
 from nanochat import _core
+from nanochat.ops import probes
 
-Path = Literal["native", "reference"]
+Path = Literal["hopper", "portable", "native", "flash_attn", "torch", "reference"]
 
-OPS = ("prepass", "attention", "cross_entropy")
-CPU_LEVELS = ("base", "avx2", "avx512")
+# From the top of all ladders to the bottom. Native are our kernels of the CPU, hopper and portable
+# those of CUDA: sm_90a alone, and sm_80 and up.
+_ORDER: tuple[Path, ...] = ("hopper", "portable", "native", "flash_attn", "torch", "reference")
+OURS = _ORDER[:3]
 
-# Constants of the machine and the build, read once so that torch.compile can look through choose().
-_CPU_LEVEL = _core.cpu_level()
-_CUDA_BUILT = _core.cuda_built()
-
-_NATIVE_DTYPES = {
-    "prepass": (torch.float32, torch.bfloat16, torch.float64),
-    "cross_entropy": (torch.float32, torch.bfloat16),
+_CPU_LADDER: tuple[Path, ...] = ("native", "reference")
+_CUDA_LADDERS: dict[str, tuple[Path, ...]] = {
+    "prepass": ("portable", "reference"),
+    "attention": ("hopper", "portable", "flash_attn", "torch", "reference"),
+    "cross_entropy": ("portable", "reference"),
+    "muon": ("hopper", "portable", "reference"),
+    "adamw": ("portable", "reference"),
 }
+OPS = tuple(_CUDA_LADDERS)
+
+# What scripts/bench/gpu_check.py passed on a GPU, as (op, path). None yet.
+VERIFIED: frozenset[tuple[str, Path]] = frozenset()
+
+_FP32_BF16: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16)
+_CPU_DTYPES = dict.fromkeys(OPS, _FP32_BF16)
+_CPU_DTYPES |= dict.fromkeys(("prepass", "attention"), (*_FP32_BF16, torch.float64))
+_CUDA_DTYPES = dict.fromkeys(OPS, _FP32_BF16) | {"attention": (torch.bfloat16,)}
+_HEAD_DIMS = (64, 128)  # of our kernels on CUDA
+
+CPU_LEVELS = ("base", "avx2", "avx512")
+_CPU_LEVEL = _core.cpu_level()
 
 
 @dataclass(frozen=True)
@@ -54,12 +72,19 @@ _warned: set[tuple[str, str]] = set()
 
 @contextmanager
 def force(path: Path | None = None, *, cpu_level: str | None = None) -> Iterator[None]:
-    """Within the context take ``path``, or run CPU kernels at ``cpu_level`` (one of CPU_LEVELS).
+    """Within the context ops start at ``path``, or CPU kernels run at ``cpu_level``.
 
-    For tests and benchmarks: it holds for the whole process, not for one thread.
-    Raises: ValueError for a level that this machine does not have.
+    "native" starts at the best of our kernels on any device, "portable" passes over those for
+    Hopper, and so on down the ladder; an op without that path takes its next one. Kernels that no
+    hardware has verified are allowed; a path that fails its probe is still passed over, so look at
+    :func:`backends` to know what runs.
+
+    For tests, benchmarks and who opts in: it holds for the whole process, not for one thread.
+    Raises: ValueError for a name that is none, or a level (of CPU_LEVELS) that is not here.
     """
     global _forced
+    if path is not None and path not in _ORDER:
+        raise ValueError(f"ops: path must be one of {', '.join(_ORDER)}, got {path!r}")
     level = None if cpu_level is None else CPU_LEVELS.index(cpu_level)
     if level is not None and level > _CPU_LEVEL:
         raise ValueError(
@@ -77,35 +102,92 @@ def cpu_level() -> int:
     return _CPU_LEVEL if _forced.cpu_level is None else _forced.cpu_level
 
 
-def _choose(op: str, device: str) -> tuple[Path, str]:
-    if op == "attention":
-        return "reference", "native pre-pass, then PyTorch SDPA: the fused kernels are to come"
-    if _forced.path is not None:
-        return _forced.path, "forced"
-    if device == "cpu":
-        return "native", f"{CPU_LEVELS[cpu_level()]} instructions"
-    if device != "cuda":
-        return "reference", f"no native kernels for {device}"
-    if not _CUDA_BUILT:
-        return "reference", "this build has no CUDA kernels; install nvcc and build again"
-    return "reference", "CUDA kernels not yet verified on hardware; opt in with ops.force('native')"
+def choose(op: str, device: str, dtype: torch.dtype, *, head_dim: int | None = None) -> Path:
+    """The path of a call, "native" for any kernels of ours.
+
+    Warns once per reason if that is the reference and nobody asked for it.
+    """
+    fits = head_dim is None or head_dim in _HEAD_DIMS
+    path = _choose_and_warn(op, device, dtype, fits, _forced.path)
+    return "native" if path in OURS else path
 
 
-def choose(op: str, device: str, dtype: torch.dtype) -> Path:
-    """The path of a call; warns once per reason if that is the slow one and nobody asked for it."""
-    path, reason = _choose(op, device)
-    if path == "native" and dtype not in _NATIVE_DTYPES[op]:
-        path, reason = "reference", f"no native kernel for {dtype}"
+def allows_hopper(op: str) -> bool:
+    """True if a native call of ``op`` on CUDA may take the kernels for Hopper."""
+    probed = probes.path_in_this_thread()
+    if probed is not None:
+        return probed == "hopper"
+    return _select(op, "cuda", None, True, _forced.path)[0] == "hopper"
+
+
+# Looked up for real while torch.compile traces: the probe's launch and the warning stay out of the
+# graph. What the answer depends on comes as an argument, so that a change of it compiles anew.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _choose_and_warn(
+    op: str, device: str, dtype: torch.dtype, fits: bool, forced: Path | None
+) -> Path:
+    path, reason = _select(op, device, dtype, fits, forced)
     # Nobody runs fp64 for speed: it is what oracles are made of.
-    if path == "reference" and reason != "forced" and dtype != torch.float64:
+    if path == "reference" and forced != "reference" and dtype != torch.float64:
         _warn_once(op, reason)
     return path
 
 
+def _select(
+    op: str, device: str, dtype: torch.dtype | None, fits: bool, forced: Path | None
+) -> tuple[Path, str]:
+    """The first rung that nothing speaks against, and what spoke against those above it."""
+    objections: dict[str, list[str]] = {}
+    start = 0 if forced in (None, "native") else _ORDER.index(forced)
+    for path in _ladder(op, device):
+        if _ORDER.index(path) < start:
+            continue
+        objection = _objection(op, path, device, dtype, fits, forced)
+        if objection == "":
+            break
+        objections.setdefault(objection, []).append(path)
+    reasons = [] if forced is None else ["forced"]
+    reasons += [f"{' and '.join(paths)}: {why}" for why, paths in objections.items()]
+    if path == "native":
+        reasons.append(f"{CPU_LEVELS[cpu_level()]} instructions")
+    elif device not in ("cpu", "cuda"):
+        reasons.append(f"no native kernels for {device}")
+    elif path in OURS and forced is None:
+        reasons.append("verified on hardware")
+    return path, "; ".join(reasons)
+
+
+def _ladder(op: str, device: str) -> tuple[Path, ...]:
+    if device == "cpu":
+        return _CPU_LADDER
+    return _CUDA_LADDERS[op] if device == "cuda" else ("reference",)
+
+
+def _objection(
+    op: str, path: Path, device: str, dtype: torch.dtype | None, fits: bool, forced: Path | None
+) -> str:
+    """What speaks against a path, or nothing; what costs a launch is asked last."""
+    if path in ("torch", "reference"):
+        return ""
+    if device == "cpu":
+        return "" if dtype in (None, *_CPU_DTYPES[op]) else f"no kernel for {dtype}"
+    if path == "flash_attn":
+        if dtype not in (None, torch.bfloat16, torch.float16):
+            return f"no kernel for {dtype}"
+    else:
+        if dtype not in (None, *_CUDA_DTYPES[op]):
+            return f"no kernel for {dtype}"
+        if not fits:
+            return f"no kernel for this head_dim, only for {_HEAD_DIMS}"
+        if forced is None and (op, path) not in VERIFIED:
+            return "not verified on hardware yet, opt in with ops.force('native')"
+    return probes.verdict(op, path)
+
+
 def _warn_once(op: str, reason: str) -> None:
-    if not torch.compiler.is_compiling() and (op, reason) not in _warned:
+    if (op, reason) not in _warned:
         _warned.add((op, reason))
-        warnings.warn(f"nanochat: {op} runs the PyTorch reference: {reason}", stacklevel=4)
+        warnings.warn(f"nanochat: {op} runs the PyTorch reference: {reason}", stacklevel=5)
 
 
 def backends() -> tuple[Backend, ...]:
@@ -115,4 +197,8 @@ def backends() -> tuple[Backend, ...]:
         devices.append("cuda")
     if torch.backends.mps.is_available():
         devices.append("mps")
-    return tuple(Backend(op, device, *_choose(op, device)) for op in OPS for device in devices)
+    return tuple(
+        Backend(op, device, *_select(op, device, None, True, _forced.path))
+        for op in OPS
+        for device in devices
+    )

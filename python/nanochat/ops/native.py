@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nanochat.ops.backends import cpu_level
+from nanochat.ops.backends import allows_hopper, cpu_level
 
 View = tuple[int, tuple[int, ...], tuple[int, ...], int]
-Placement = tuple[bool, int, int, int, int]
+Placement = tuple[bool, int, int, int, int, bool]
 
 _DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float64: 2, torch.int64: 3}  # dtype.h
 
@@ -26,12 +26,17 @@ def view_or_none(tensor: Tensor | None) -> View | None:
     return None if tensor is None else view(tensor)
 
 
-def placement(tensor: Tensor) -> Placement:
-    """Where a call on ``tensor`` runs: PyTorch's thread count, or its current stream."""
+def placement(tensor: Tensor, op: str | None = None) -> Placement:
+    """Where a call on ``tensor`` runs: PyTorch's thread count, or its current stream.
+
+    Args:
+        op: Named by ops that have kernels for Hopper, which then run where they may.
+    """
     if tensor.device.type == "cuda":
         index = tensor.get_device()
-        return True, 1, 0, index, torch.cuda.current_stream(index).cuda_stream
-    return False, torch.get_num_threads(), cpu_level(), 0, 0
+        stream = torch.cuda.current_stream(index).cuda_stream
+        return True, 1, 0, index, stream, op is not None and allows_hopper(op)
+    return False, torch.get_num_threads(), cpu_level(), 0, 0, False
 
 
 def check_same_device(op: str, *tensors: Tensor | None) -> None:
