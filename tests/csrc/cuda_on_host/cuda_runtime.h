@@ -109,7 +109,9 @@ class Block {
         threadIdx = {static_cast<unsigned>(index_), 0, 0};
         if (__builtin_setjmp(scheduler_) == 0) fibers_[index_]->resume();
       }
-      if (!has_progress_) fail("threads wait for each other: a barrier that not all reach");
+      if (!has_progress_ && !when_idle()) {
+        fail("threads wait for each other: a barrier that not all reach");
+      }
     }
   }
 
@@ -130,10 +132,25 @@ class Block {
     return *current_;
   }
 
+  // Until `ready`, whoever brings that about; who does calls note_progress.
+  template <typename Ready>
+  void wait_until(const Ready& ready) {
+    Fiber& fiber = *fibers_[index_];
+    while (!ready()) yield(fiber);
+    has_progress_ = true;
+  }
+
+  void note_progress() { has_progress_ = true; }
+
+  // Called when all threads wait: finishes work that is nobody's, or has none and returns false.
+  inline static bool (*when_idle)() = [] { return false; };
+
   // Of all blocks that ran so far.
   [[nodiscard]] int64_t serial() const { return serial_; }
 
   [[nodiscard]] char* dynamic_shared() { return dynamic_shared_.data()->bytes; }
+
+  [[nodiscard]] size_t shared_bytes() const { return dynamic_shared_.size() * sizeof(SharedLine); }
 
  private:
   struct SharedLine {

@@ -1,0 +1,184 @@
+// Descriptors, swizzle and fragments as the hardware documents them (cuda_on_host), by one small
+// product: c (64 x N) = a (64 x 128) b, with b by columns or by rows, a in shared memory or in
+// registers, and all of it through TMA with boxes that stand out of the tensors.
+#include <cmath>
+#include <random>
+#include <vector>
+
+#include "common/cuda/sm90.cuh"
+#include "common/cuda/tensor_map.h"
+#include "require.h"
+
+namespace nanochat::cuda {
+namespace {
+
+constexpr int kM = 64, kK = 128, kPanelBytes = 128 * kPanelRowBytes;
+
+TensorView matrix(std::vector<BFloat16>& data, int64_t rows, int64_t columns) {
+  return {.data = data.data(),
+          .dtype = DType::kBFloat16,
+          .rank = 4,
+          .sizes = {1, rows, 1, columns},
+          .strides = {7, columns, 7, 1}};
+}
+
+// A block of one warpgroup. The fragments go to fp32 memory, and through stmatrix and TMA to bf16.
+template <int kN, Major kMajorB, bool kRegistersA>
+void product_kernel(const CUtensorMap a_map, const CUtensorMap b_map, const CUtensorMap c_map,
+                    const BFloat16* a, float* c_out) {
+  uint8_t* const shared = swizzle_aligned_shared();
+  uint8_t* const a_tile = shared;
+  uint8_t* const b_tile = shared + 2 * kPanelBytes;
+  auto* const full = reinterpret_cast<uint64_t*>(shared + 4 * kPanelBytes);
+  constexpr int kRowsB = kMajorB == Major::kK ? kN : kK, kColumnsB = kMajorB == Major::kK ? kK : kN;
+  if (threadIdx.x == 0) {
+    mbarrier_init(full, 1);
+    mbarrier_init_fence();
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    mbarrier_arrive_expect(full, (kM * kK + kRowsB * kColumnsB) * 2);
+    for (int panel = 0; panel < kK / kPanelColumns; ++panel) {
+      tma_load(a_tile + panel * kPanelBytes, &a_map, full, panel * kPanelColumns, 0, 0, 0);
+    }
+    for (int panel = 0; panel < kColumnsB / kPanelColumns; ++panel) {
+      tma_load(b_tile + panel * kPanelBytes, &b_map, full, panel * kPanelColumns, 0, 0, 0);
+    }
+  }
+  mbarrier_wait(full, 0);
+
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  const int g = lane / 4, t = lane % 4;
+  float c[kN / 2];
+  uint32_t a_registers[kK / 16][4];
+  for (int step = 0; step < kK / 16; ++step) {
+    for (int i = 0; i < 4; ++i) {
+      const BFloat16* p = a + (16 * warp + g + i % 2 * 8) * kK + 16 * step + i / 2 * 8 + 2 * t;
+      a_registers[step][i] = p[0].bits | static_cast<uint32_t>(p[1].bits) << 16;
+    }
+  }
+  wgmma_fence(c, a_registers);
+  for (int step = 0; step < kK / 16; ++step) {
+    const int panel = step / 4, column = step % 4 * 16;
+    const uint64_t b =
+        kMajorB == Major::kK
+            ? k_major_descriptor(shared_address(b_tile + panel * kPanelBytes), 0, column)
+            : mn_major_descriptor(shared_address(b_tile), step * 16, kPanelBytes);
+    if constexpr (kRegistersA) {
+      wgmma<kN, kMajorB>(c, a_registers[step], b, step > 0);
+    } else {
+      wgmma<kN, kMajorB>(
+          c, k_major_descriptor(shared_address(a_tile + panel * kPanelBytes), 0, column), b,
+          step > 0);
+    }
+  }
+  wgmma_commit();
+  REQUIRE(std::isnan(c[0]));
+  wgmma_wait<0>(c, a_registers);
+  for (int i = 0; i < kN / 2; ++i) {
+    c_out[(16 * warp + g + i / 2 % 2 * 8) * kN + i / 4 * 8 + 2 * t + i % 2] = c[i];
+  }
+
+  __syncthreads();
+  for (int j = 0; j < kN / 16; ++j) {
+    const int row = 16 * warp + lane % 16, chunk = 2 * j % 8 + lane / 16;
+    uint32_t r[4];
+    for (int i = 0; i < 4; ++i) r[i] = pack_bf16(c[8 * j + 2 * i], c[8 * j + 2 * i + 1]);
+    stmatrix_x4(a_tile + j / 4 * kPanelBytes + swizzled_offset(row, chunk), r);
+  }
+  fence_async_proxy();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    for (int panel = 0; panel < kN / kPanelColumns; ++panel) {
+      tma_store(&c_map, a_tile + panel * kPanelBytes, panel * kPanelColumns, 0, 0, 0);
+    }
+    tma_store_finish();
+  }
+}
+
+// `rows_a` rows of a exist, and `rows_b` of what b is in memory: the rest are zeros, and not
+// stored.
+template <int kN, Major kMajorB, bool kRegistersA>
+void test_product(int rows_a, int rows_b) {
+  constexpr int kColumnsB = kMajorB == Major::kK ? kK : kN;
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal;
+  std::vector<BFloat16> a(kM * kK), b(128 * 128), c(kM * kN, BFloat16{0x7fc0});
+  for (BFloat16& x : a) x = to_bfloat16(normal(random));
+  for (BFloat16& x : b) x = to_bfloat16(normal(random));
+  for (int i = rows_a * kK; i < kM * kK; ++i) a[i] = BFloat16{0};  // what registers see of them
+  std::vector<float> out(kM * kN, NAN);
+
+  auto* const kernel = product_kernel<kN, kMajorB, kRegistersA>;
+  constexpr int kSharedBytes = 4 * kPanelBytes + 2 * kSwizzleBytes;
+  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
+  const cudaLaunchConfig_t config{
+      .gridDim = {1}, .blockDim = {kWarpgroup}, .dynamicSmemBytes = kSharedBytes};
+  cudaLaunchKernelEx(&config, kernel, make_tensor_map(matrix(a, rows_a, kK), kM),
+                     make_tensor_map(matrix(b, rows_b, kColumnsB), kMajorB == Major::kK ? kN : kK),
+                     make_tensor_map(matrix(c, rows_a, kN), kM), a.data(), out.data());
+  for (int i = 0; i < kM; ++i) {
+    for (int j = 0; j < kN; ++j) {
+      double want = 0.0;
+      for (int k = 0; k < kK; ++k) {
+        const int row = kMajorB == Major::kK ? j : k, column = kMajorB == Major::kK ? k : j;
+        if (row < rows_b)
+          want += double{to_float(a[i * kK + k])} * to_float(b[row * kColumnsB + column]);
+      }
+      REQUIRE(std::abs(out[i * kN + j] - want) < 1e-4);
+      REQUIRE(c[i * kN + j].bits ==
+              (i < rows_a ? to_bfloat16(out[i * kN + j]) : BFloat16{0x7fc0}).bits);
+    }
+  }
+}
+
+template <int kN>
+void test_products() {
+  test_product<kN, Major::kK, false>(64, kN);
+  test_product<kN, Major::kK, true>(50, kN - 7);
+  test_product<kN, Major::kMN, false>(64, 101);
+  test_product<kN, Major::kMN, true>(64, kK);
+}
+
+// Against bits put together by hand from the tables of the PTX manual.
+void test_descriptors() {
+  REQUIRE(k_major_descriptor(0x400, 0, 0) == 0x4000'0040'0000'0040);
+  REQUIRE(k_major_descriptor(0x400, 64, 48) == 0x4000'0040'0000'0246);
+  REQUIRE(mn_major_descriptor(0x400, 16, 16384) == 0x4000'0040'0400'00c0);
+  REQUIRE(mn_major_descriptor(0x3'8000, 0, 8192) == 0x4000'0040'0200'3800);
+  for (int row = 0; row < 16; ++row) {
+    for (int chunk = 0; chunk < 8; ++chunk) {
+      const uint32_t plain = static_cast<uint32_t>(row * kPanelRowBytes + chunk * 16);
+      REQUIRE(swizzled_offset(row, chunk) == static_cast<int>(on_host::swizzled(plain)));
+    }
+  }
+}
+
+void test_maps() {
+  std::vector<BFloat16> data(64 * 64);
+  TensorView view = matrix(data, 64, 64);
+  REQUIRE(fits_tensor_map(view));
+  view.strides[1] = 68;
+  REQUIRE(!fits_tensor_map(view));
+  view.strides[1] = 0;
+  REQUIRE(!fits_tensor_map(view));
+  view = matrix(data, 8, 64);
+  view.data = data.data() + 4;
+  REQUIRE(!fits_tensor_map(view));
+  view = matrix(data, 8, 64);
+  view.dtype = DType::kFloat32;
+  REQUIRE(!fits_tensor_map(view));
+}
+
+}  // namespace
+}  // namespace nanochat::cuda
+
+int main() {
+  nanochat::cuda::test_descriptors();
+  nanochat::cuda::test_maps();
+  for (const bool is_lazy : {false, true}) {
+    nanochat::cuda::tma_is_lazy = is_lazy;
+    nanochat::cuda::test_products<64>();
+    nanochat::cuda::test_products<128>();
+  }
+}
