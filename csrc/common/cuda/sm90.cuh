@@ -26,6 +26,12 @@ __device__ __forceinline__ uint8_t* swizzle_aligned_shared() {
   return p + (kSwizzleBytes - shared_address(p) % kSwizzleBytes) % kSwizzleBytes;
 }
 
+// Which warpgroup of the block this thread is in, as a value that the compiler knows to be the same
+// in a warp: wgmma in a branch that could be divergent is serialised.
+__device__ __forceinline__ int warpgroup_index() {
+  return __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / kWarpgroup, 0);
+}
+
 // ---- mbarrier: a phase ends when `count` arrivals and all expected bytes are in.
 
 __device__ __forceinline__ void mbarrier_init(uint64_t* barrier, uint32_t count) {
@@ -239,8 +245,6 @@ __device__ __forceinline__ void wgmma(float (&c)[kN / 2], const uint32_t (&a)[4]
 #undef NANOCHAT_F16
 #undef NANOCHAT_F4
 
-// ---- Small ones.
-
 // Four 8 x 8 matrices of bf16, lane l at the row l % 8 of matrix l / 8; r[i] holds of matrix i the
 // row lane / 4, columns 2 (lane % 4), + 1.
 __device__ __forceinline__ void stmatrix_x4(void* row, const uint32_t (&r)[4]) {
@@ -248,13 +252,6 @@ __device__ __forceinline__ void stmatrix_x4(void* row, const uint32_t (&r)[4]) {
       "stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(row)),
       "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
       : "memory");
-}
-
-// 2^x within 2 units in the last place; denormal results are 0.
-__device__ __forceinline__ float exp2_approx(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
 }
 
 }  // namespace nanochat::cuda

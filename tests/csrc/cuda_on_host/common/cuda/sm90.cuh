@@ -13,7 +13,7 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
-#include <cmath>
+#include <bit>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -351,6 +351,10 @@ inline uint8_t* swizzle_aligned_shared() {
   return p + (kSwizzleBytes - shared_address(p) % kSwizzleBytes) % kSwizzleBytes;
 }
 
+inline int warpgroup_index() {
+  return static_cast<int>(threadIdx.x) / kWarpgroup;
+}
+
 inline void mbarrier_init(uint64_t* barrier, uint32_t count) {
   const auto n = static_cast<uint16_t>(count);
   *barrier = std::bit_cast<uint64_t>(on_host::Barrier{n, n, 0, 0});
@@ -461,11 +465,6 @@ inline void stmatrix_x4(void* row, const uint32_t (&r)[4]) {
     std::memcpy(static_cast<char*>(row) + 4 * t, slots[lane % 8 * 4 + t] + lane / 8 * 4, 4);
   }
   on_host::Thread::mine().has_unfenced_writes = true;
-}
-
-inline float exp2_approx(float x) {
-  const float y = std::exp2(x);
-  return y < std::numeric_limits<float>::min() ? 0.0f : y;
 }
 
 }  // namespace nanochat::cuda

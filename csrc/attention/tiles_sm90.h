@@ -1,0 +1,76 @@
+// The sizes of the Hopper kernels, and why they are what they are.
+//
+// Registers: a multiprocessor has 65,536. A launch gives every thread the same number; setmaxnreg
+// then moves those of the loading warpgroup to the ones that multiply. A thread's share of an
+// accumulator of 64 x n is n / 2 registers.
+#pragma once
+
+#include "common/cuda/sm90.cuh"
+
+namespace nanochat::attention::hopper {
+
+template <int kConsumers>
+struct Roles {
+  static constexpr int kThreads = (kConsumers + 1) * cuda::kWarpgroup;
+  static constexpr int kConsumerWarps = kConsumers * 4;
+  static constexpr int kProducerRegisters = kConsumers == 2 ? 24 : 32;
+  static constexpr int kConsumerRegisters = kConsumers == 2 ? 240 : 160;
+  static constexpr int kLaunchRegisters = 65536 / kThreads / 8 * 8;
+  static_assert(kProducerRegisters + kConsumers * kConsumerRegisters <=
+                (kConsumers + 1) * kLaunchRegisters);
+};
+
+// Queries in rows. A tile of 128 keys makes each wgmma read 1.5 bytes of shared memory for every
+// two that it could, and divides the usual windows. With head_dim 64 the exponential costs as much
+// as both products; a third warpgroup fills the pipe that the other two leave idle.
+template <int kHeadDim>
+struct FwdTile : Roles<kHeadDim == 64 ? 3 : 2> {
+  static constexpr int kConsumers = kHeadDim == 64 ? 3 : 2;
+  static constexpr int kBlockM = 64 * kConsumers;
+  static constexpr int kBlockN = 128;
+  static constexpr int kStages = 2;
+  static constexpr int kTileBytes = 2 * kHeadDim * (kBlockM + 2 * kStages * kBlockN);
+  static constexpr int kSums = kHeadDim / 2 + kBlockN / 2 + kBlockN / 4;  // out, scores, weights
+};
+
+// Keys in rows: the transposed scores are the first operand of dv and dk. Tiles of queries pass by.
+template <int kHeadDim>
+struct DkDvTile : Roles<2> {
+  static constexpr int kConsumers = 2;
+  static constexpr int kBlockN = 64 * kConsumers;
+  static constexpr int kBlockM = 64;
+  static constexpr int kStages = 2;
+  static constexpr int kTileBytes = 2 * kHeadDim * 2 * (kBlockN + kStages * kBlockM);
+  static constexpr int kStatBytes = kStages * 2 * kBlockM * 4;    // lse and delta
+  static constexpr int kSums = kHeadDim + kBlockM + kBlockM / 2;  // dk, dv; s, dp; both packed
+};
+
+// Queries in rows; tiles of keys pass by.
+template <int kHeadDim>
+struct DqTile : Roles<2> {
+  static constexpr int kConsumers = 2;
+  static constexpr int kBlockM = 64 * kConsumers;
+  static constexpr int kBlockN = 128;
+  static constexpr int kStages = 2;
+  static constexpr int kTileBytes = 2 * kHeadDim * 2 * (kBlockM + kStages * kBlockN);
+  static constexpr int kSums = kHeadDim / 2 + kBlockN;  // dq; s, dp, one of them packed in place
+};
+
+inline constexpr int kBarrierBytes = 256;
+
+// What a launch asks for; shared memory begins anywhere, tiles at a multiple of kSwizzleBytes.
+template <typename Tile>
+inline constexpr int kSmemBytes = Tile::kTileBytes + kBarrierBytes + cuda::kSwizzleBytes;
+template <int kHeadDim>
+inline constexpr int kSmemBytes<DkDvTile<kHeadDim>> =
+    DkDvTile<kHeadDim>::kTileBytes + DkDvTile<kHeadDim>::kStatBytes + kBarrierBytes +
+    cuda::kSwizzleBytes;
+
+template <typename Tile>
+inline constexpr bool kIsSound =
+    kSmemBytes<Tile> <= cuda::kMaxSharedBytesSm90 && Tile::kSums <= Tile::kConsumerRegisters - 16;
+static_assert(kIsSound<FwdTile<64>> && kIsSound<FwdTile<128>>);
+static_assert(kIsSound<DkDvTile<64>> && kIsSound<DkDvTile<128>>);
+static_assert(kIsSound<DqTile<64>> && kIsSound<DqTile<128>>);
+
+}  // namespace nanochat::attention::hopper

@@ -1,0 +1,200 @@
+// The Hopper kernels in their own source, on the host (cuda_on_host), against fp64 loops: every
+// length, window and grouping that moves a tile's edge, in views with strides of their own, with
+// NaN in all memory that must not be read or written.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "attention/hopper.h"
+#include "common/cuda/sm90.cuh"
+#include "require.h"
+
+namespace nanochat::attention {
+namespace {
+
+constexpr BFloat16 kPoison{0x7fc0};
+
+struct Shape {
+  int B, T, H, Hkv, D, window;
+};
+
+// (B, T, H, D) inside of rows that are wider: heads of another tensor lie between.
+struct Tensor {
+  int B, T, H, D;
+  std::vector<BFloat16> data;
+
+  Tensor(int B_, int T_, int H_, int D_)
+      : B(B_), T(T_), H(H_), D(D_), data(static_cast<size_t>(B_ * T_ * (H_ + 1) * D_), kPoison) {}
+
+  [[nodiscard]] size_t index(int b, int t, int h, int d) const {
+    return static_cast<size_t>(((b * T + t) * (H + 1) + h) * D + d);
+  }
+  [[nodiscard]] double at(int b, int t, int h, int d) const {
+    return to_float(data[index(b, t, h, d)]);
+  }
+  [[nodiscard]] TensorView view() {
+    return {.data = data.data(),
+            .dtype = DType::kBFloat16,
+            .rank = 4,
+            .sizes = {B, T, H, D},
+            .strides = {int64_t{T} * (H + 1) * D, int64_t{H + 1} * D, D, 1}};
+  }
+  // What lies between was not touched.
+  [[nodiscard]] bool is_kept() const {
+    for (int row = 0; row < B * T; ++row) {
+      for (int d = 0; d < D; ++d) {
+        if (data[static_cast<size_t>((row * (H + 1) + H) * D + d)].bits != kPoison.bits)
+          return false;
+      }
+    }
+    return true;
+  }
+};
+
+Tensor random_tensor(int B, int T, int H, int D, float size, std::mt19937& random) {
+  Tensor x(B, T, H, D);
+  std::normal_distribution<float> normal(0.0f, size);
+  for (int b = 0; b < B; ++b) {
+    for (int t = 0; t < T; ++t) {
+      for (int h = 0; h < H; ++h) {
+        for (int d = 0; d < D; ++d) x.data[x.index(b, t, h, d)] = to_bfloat16(normal(random));
+      }
+    }
+  }
+  return x;
+}
+
+struct Stats {
+  std::vector<float> data;
+  int B, H, T;
+  Stats(int B_, int H_, int T_)
+      : data(static_cast<size_t>(B_ * H_ * T_), std::numeric_limits<float>::quiet_NaN()),
+        B(B_),
+        H(H_),
+        T(T_) {}
+  float& at(int b, int h, int t) { return data[static_cast<size_t>((b * H + h) * T + t)]; }
+  [[nodiscard]] TensorView view() {
+    return {.data = data.data(),
+            .dtype = DType::kFloat32,
+            .rank = 3,
+            .sizes = {B, H, T},
+            .strides = {int64_t{H} * T, T, 1}};
+  }
+};
+
+// Forward and backward of one (batch, head) in fp64; dk and dv are this head's share.
+struct Exact {
+  int T, D;
+  std::vector<double> out, lse, delta, dq, dk, dv;
+
+  Exact(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& dout, int b, int h,
+        int window, double scale)
+      : T(q.T), D(q.D) {
+    const auto cells = static_cast<size_t>(T * D), rows = static_cast<size_t>(T);
+    out.assign(cells, 0.0);
+    dq = dk = dv = out;
+    lse.assign(rows, 0.0);
+    delta = lse;
+    const int kv = h / (q.H / k.H);
+    const auto dot = [&](const Tensor& x, int i, int hx, const Tensor& y, int j, int hy) {
+      double sum = 0.0;
+      for (int d = 0; d < D; ++d) sum += x.at(b, i, hx, d) * y.at(b, j, hy, d);
+      return sum;
+    };
+    for (int i = 0; i < T; ++i) {
+      const int first = std::max(0, i - window);
+      std::vector<double> p(rows), dp(rows);
+      double largest = -INFINITY, sum = 0.0;
+      for (int j = first; j <= i; ++j) {
+        p[j] = scale * dot(q, i, h, k, j, kv);
+        largest = std::max(largest, p[j]);
+      }
+      for (int j = first; j <= i; ++j) sum += std::exp(p[j] - largest);
+      lse[i] = largest + std::log(sum);
+      for (int j = first; j <= i; ++j) {
+        p[j] = std::exp(p[j] - lse[i]);
+        dp[j] = dot(dout, i, h, v, j, kv);
+        delta[i] += p[j] * dp[j];
+        for (int d = 0; d < D; ++d) out[i * D + d] += p[j] * v.at(b, j, kv, d);
+      }
+      for (int j = first; j <= i; ++j) {
+        const double ds = p[j] * (dp[j] - delta[i]);
+        for (int d = 0; d < D; ++d) {
+          dv[j * D + d] += p[j] * dout.at(b, i, h, d);
+          dq[i * D + d] += scale * ds * k.at(b, j, kv, d);
+          dk[j * D + d] += scale * ds * q.at(b, i, h, d);
+        }
+      }
+    }
+  }
+};
+
+// Sum of squared errors and of squares.
+struct Error {
+  double error = 0.0, square = 0.0;
+  void add(double got, double want) {
+    REQUIRE(std::isfinite(got));
+    error += (got - want) * (got - want);
+    square += want * want;
+  }
+  [[nodiscard]] bool is_within(double relative) const {
+    return std::sqrt(error) <= relative * std::sqrt(square) + 1e-12;
+  }
+};
+
+void test_shape(const Shape& shape, bool is_bounded) {
+  const auto [B, T, H, Hkv, D, window] = shape;
+  std::mt19937 random(static_cast<unsigned>(T * 1000 + window));
+  Tensor q = random_tensor(B, T, H, D, 1.2f, random), k = random_tensor(B, T, Hkv, D, 1.2f, random);
+  Tensor v = random_tensor(B, T, Hkv, D, 1.0f, random);
+  Tensor dout = random_tensor(B, T, H, D, 1.0f, random), out(B, T, H, D);
+  Stats lse(B, H, T);
+  const double scale = 1.0 / std::sqrt(D);
+  double bound = 0.0;
+  if (is_bounded) bound = 1.44 * std::sqrt(D);
+
+  const Placement where{.is_cuda = true};
+  REQUIRE(hopper_forward({.q = q.view(),
+                          .k = k.view(),
+                          .v = v.view(),
+                          .out = out.view(),
+                          .lse = lse.view(),
+                          .window = window,
+                          .scale = scale,
+                          .score_bound = bound},
+                         where));
+  Error out_error;
+  for (int b = 0; b < B; ++b) {
+    for (int h = 0; h < H; ++h) {
+      const Exact exact(q, k, v, dout, b, h, window, scale);
+      for (int t = 0; t < T; ++t) {
+        REQUIRE(std::abs(lse.at(b, h, t) - exact.lse[t]) < 2e-3);
+        for (int d = 0; d < D; ++d) out_error.add(out.at(b, t, h, d), exact.out[t * D + d]);
+      }
+    }
+  }
+  REQUIRE(out_error.is_within(4e-3));
+  REQUIRE(out.is_kept());
+}
+
+}  // namespace
+}  // namespace nanochat::attention
+
+int main() {
+  using namespace nanochat;
+  constexpr int kAll = 1 << 20;
+  for (const bool is_lazy : {false, true}) {
+    cuda::tma_is_lazy = is_lazy;
+    for (const int D : {64, 128}) {
+      for (const int T : {64, 100, 128, 200, 300}) {
+        for (const int window : {0, 37, 127, 128, kAll}) {
+          const int Hkv = T % 3 == 0 ? 1 : 2;
+          attention::test_shape({1, T, 2, Hkv, D, window}, (T + window) % 2 == 0);
+        }
+      }
+    }
+  }
+}
