@@ -6,8 +6,8 @@
 //
 // and, with delta[i] = dout[i] . out[i] and ds[i, j] = p[i, j] (dout[i] . v[j] - delta[i]),
 //
-//   dv[j] = sum_i p[i, j] dout[i]    dq[i] = scale sum_j ds[i, j] k[j]    dk[j] = scale sum_i ds[i,
-//   j] q[i]
+//   dv[j] = sum_i p[i, j] dout[i]
+//   dq[i] = scale sum_j ds[i, j] k[j]    dk[j] = scale sum_i ds[i, j] q[i]
 //
 // Query head h reads key/value head h / (H / Hkv). No T x T matrix is ever held.
 // Source: FlashAttention-2, arXiv:2307.08691; FlashAttention-3, arXiv:2407.08608.
@@ -17,6 +17,10 @@
 #include "common/tensor_view.h"
 
 namespace nanochat::attention {
+
+// A fixed bound must leave room: a row whose scores all lie at -bound still has weights exp(-2
+// bound), which fp32 holds without losing digits.
+inline constexpr double kMaxScoreBound = 40.0;
 
 // Any strides, except that D is contiguous. All of one dtype (bf16 or fp32; fp64 on the CPU) but
 // lse and delta: fp32, or fp64 with fp64.
@@ -28,7 +32,8 @@ struct Forward {
   int64_t window = 0;  // keys visible to the left of a query besides its own; T or more: all
   double scale = 1.0;  // > 0
   // Of |s|, if the caller knows one: rows of q and k that are normed to qk_scale sqrt(D) have
-  // qk_scale^2 scale D. It then stands in for the running maximum. 0: none is known.
+  // qk_scale^2 scale D. It then stands in for the running maximum. At most kMaxScoreBound; 0: none
+  // is known.
   double score_bound = 0.0;
 };
 

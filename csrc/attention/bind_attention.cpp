@@ -1,3 +1,4 @@
+#include "attention/attention.h"
 #include "attention/prepass.h"
 #include "common/bind_common.h"
 
@@ -62,6 +63,46 @@ void bind_attention(py::module_& m) {
       arg("k_inv_rms"), arg("cos"), arg("sin"), arg("dv_hat"), arg("ve"), arg("gate"), arg("dq"),
       arg("dk"), arg("dve"), arg("dgate"), py::kw_only(), arg("qk_scale"),
       "Gradient of prepass_forward; writes the last four tensors.");
+  m.def(
+      "attention_forward",
+      [](const Placement& where, View q, View k, View v, View out, View lse, int64_t window,
+         double scale, double score_bound) {
+        const py::gil_scoped_release release;
+        attention::forward({.q = q,
+                            .k = k,
+                            .v = v,
+                            .out = out,
+                            .lse = lse,
+                            .window = window,
+                            .scale = scale,
+                            .score_bound = score_bound},
+                           where);
+      },
+      arg("where"), arg("q"), arg("k"), arg("v"), arg("out"), arg("lse"), py::kw_only(),
+      arg("window"), arg("scale"), arg("score_bound"),
+      "Causal attention after the pre-pass; writes out and lse (attention.h).");
+  m.def(
+      "attention_backward",
+      [](const Placement& where, View dout, View q, View k, View v, View out, View lse, View delta,
+         View dq, View dk, View dv, int64_t window, double scale) {
+        const py::gil_scoped_release release;
+        attention::backward({.dout = dout,
+                             .q = q,
+                             .k = k,
+                             .v = v,
+                             .out = out,
+                             .lse = lse,
+                             .delta = delta,
+                             .dq = dq,
+                             .dk = dk,
+                             .dv = dv,
+                             .window = window,
+                             .scale = scale},
+                            where);
+      },
+      arg("where"), arg("dout"), arg("q"), arg("k"), arg("v"), arg("out"), arg("lse"), arg("delta"),
+      arg("dq"), arg("dk"), arg("dv"), py::kw_only(), arg("window"), arg("scale"),
+      "Gradient of attention_forward; writes dq, dk and dv.");
 }
 
 }  // namespace nanochat

@@ -31,7 +31,7 @@ void bind_common(py::module_& m) {
       "Compute capability of each visible CUDA device; empty without a driver.");
   m.def(
       "cpu_level", [] { return static_cast<int>(best_cpu_level()); },
-      "Instruction level of this machine: 0 base, 1 AVX2, 2 AVX-512.");
+      "Instruction level of this machine: 0 base, 1 AVX2, 2 AVX-512, 3 with bf16.");
 }
 
 }  // namespace nanochat

@@ -9,14 +9,18 @@ namespace nanochat {
 // Stands behind the parameters of a lambda that runs, or is called, inside run_at_level.
 #define NANOCHAT_INLINE_LAMBDA __attribute__((always_inline))
 
-enum class CpuLevel : int { kBase = 0, kAvx2 = 1, kAvx512 = 2 };
+// Those of run_at_level know no kAvx512Bf16 and run at kAvx512 instead; files that are compiled for
+// each level (cmake/NanochatLevels.cmake) may have all four.
+enum class CpuLevel : int { kBase = 0, kAvx2 = 1, kAvx512 = 2, kAvx512Bf16 = 3 };
 
 // The best level that this machine runs.
 [[nodiscard]] inline CpuLevel best_cpu_level() {
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-    return CpuLevel::kAvx512;
+    return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni")
+               ? CpuLevel::kAvx512Bf16
+               : CpuLevel::kAvx512;
   }
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return CpuLevel::kAvx2;
 #endif
@@ -41,7 +45,7 @@ template <typename Body>
 template <typename Body>
 void run_at_level(CpuLevel level, const Body& body) {
 #if defined(__x86_64__)
-  if (level == CpuLevel::kAvx512) return run_avx512(body);
+  if (level >= CpuLevel::kAvx512) return run_avx512(body);
   if (level == CpuLevel::kAvx2) return run_avx2(body);
 #endif
   (void)level;

@@ -1,4 +1,5 @@
 // The CUDA symbols of a build without nvcc, so that no other file needs an #ifdef.
+#include "attention/attention.h"
 #include "attention/prepass.h"
 #include "common/cuda/device.h"
 #include "cross_entropy/cross_entropy.h"
@@ -28,6 +29,12 @@ Capability capability(int /*device*/) {
 
 namespace attention {
 
+void forward_cuda(const Forward& /*p*/, const Placement& /*where*/) {
+  fail("attention");
+}
+void backward_cuda(const Backward& /*p*/, const Placement& /*where*/) {
+  fail("attention");
+}
 void prepass_forward_cuda(const PrepassForward& /*p*/, const Placement& /*where*/) {
   fail("prepass");
 }

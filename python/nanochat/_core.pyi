@@ -105,6 +105,35 @@ def prepass_backward(
     qk_scale: float,
 ) -> None: ...
 
+def attention_forward(
+    where: _Placement,
+    q: _View,
+    k: _View,
+    v: _View,
+    out: _View,
+    lse: _View,
+    *,
+    window: int,
+    scale: float,
+    score_bound: float,
+) -> None: ...
+def attention_backward(
+    where: _Placement,
+    dout: _View,
+    q: _View,
+    k: _View,
+    v: _View,
+    out: _View,
+    lse: _View,
+    delta: _View,
+    dq: _View,
+    dk: _View,
+    dv: _View,
+    *,
+    window: int,
+    scale: float,
+) -> None: ...
+
 # Cross-entropy
 def cross_entropy_rows(
     where: _Placement,

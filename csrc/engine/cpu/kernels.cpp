@@ -13,16 +13,7 @@ const Kernels& kernels_avx512_bf16(Precision precision);
 #endif
 
 Isa best_isa() {
-#if defined(__x86_64__)
-  const CpuLevel level = best_cpu_level();
-  if (level == CpuLevel::kAvx512) {
-    return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni")
-               ? Isa::kAvx512Bf16
-               : Isa::kAvx512;
-  }
-  if (level == CpuLevel::kAvx2) return Isa::kAvx2;
-#endif
-  return Isa::kBase;
+  return static_cast<Isa>(best_cpu_level());  // the same levels
 }
 
 const Kernels& kernels(Isa isa, Precision precision) {

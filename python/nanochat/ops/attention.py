@@ -1,30 +1,29 @@
 """Causal attention, from the QKV projection to the output projection.
 
-Two parts for now: the pre-pass, native (csrc/attention), and PyTorch's SDPA, or matrix products for
-short rows on the CPU. The second is the portable path until the fused kernels land; a window costs
-a mask there, not less work.
+On the native path it is one op: pre-pass and attention forward, attention and pre-pass backward
+(csrc/attention). The pre-pass is an op of its own as well, for callers that keep keys and values.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from nanochat import _core
-from nanochat.ops import native, reference
+from nanochat.ops import attention_peers, native, reference
 from nanochat.ops.backends import choose
 from nanochat.ops.native import view, view_or_none
 from nanochat.ops.registration import register
 
-# Rows this short, in bf16 on the CPU, take plain matrix products: forward and backward together
-# they need 2.4x less time than PyTorch's fused kernel at T = 256, 2.6x at 512, 1.5x at 1024.
-MAX_PRODUCT_LEN = 1024
 QK_NORM_EPS = 2.0**-23  # default eps of F.rms_norm in fp32
+_MAX_SCORE_BOUND = 40.0  # attention.h
 
-Five = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 Four = tuple[Tensor, Tensor, Tensor, Tensor]
+Five = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+Seven = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 def _allocate_forward(q: Tensor, k: Tensor, ve: Tensor | None) -> Five:
@@ -195,6 +194,133 @@ def prepass(
     return q_hat, k_hat, v if ve is None else v_hat
 
 
+def _visible(window: int | None, T: int) -> int:
+    return T if window is None else min(window, T)
+
+
+def _score_bound(qk_scale: float, D: int) -> float:
+    """Of |q_hat . k_hat| / sqrt(D), rows being normed; 0 where it is of no use as a maximum."""
+    bound = qk_scale**2 * math.sqrt(D)
+    return bound if bound <= _MAX_SCORE_BOUND else 0.0
+
+
+def _allocate_attention(q: Tensor, k: Tensor, ve: Tensor | None) -> Seven:
+    B, T, H, _ = q.shape
+    prepared = _allocate_forward(q, k, ve)
+    return q.new_empty(q.shape), *prepared, q.new_empty((B, H, T), dtype=prepared[3].dtype)
+
+
+def _allocate_attention_backward(q_hat: Tensor, k_hat: Tensor, ve: Tensor | None) -> Five:
+    dq, dk, dve, dgate = _allocate_backward(q_hat, k_hat, ve)
+    return dq, dk, k_hat.new_empty(k_hat.shape), dve, dgate
+
+
+def _attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    ve: Tensor | None,
+    gate: Tensor | None,
+    *,
+    window: int | None,
+    qk_scale: float,
+    eps: float,
+) -> Seven:
+    native.check_same_device("attention", q, k, v, cos, sin, ve, gate)
+    prepared = _prepass(
+        q, k, cos, sin, None if ve is None else v, ve, gate, qk_scale=qk_scale, eps=eps
+    )
+    q_hat, k_hat, v_hat = prepared[:3]
+    B, T, H, D = q.shape
+    out = q.new_empty(q.shape)
+    lse = q.new_empty((B, H, T), dtype=prepared[3].dtype)
+    _core.attention_forward(
+        native.placement(q, "attention"),
+        view(q_hat), view(k_hat), view(v if ve is None else v_hat), view(out), view(lse),
+        window=_visible(window, T), scale=D**-0.5, score_bound=_score_bound(qk_scale, D),
+    )  # fmt: skip
+    return out, *prepared, lse
+
+
+def _attention_backward(
+    dout: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    q_hat: Tensor,
+    k_hat: Tensor,
+    v_hat: Tensor,
+    q_inv_rms: Tensor,
+    k_inv_rms: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    ve: Tensor | None,
+    gate: Tensor | None,
+    *,
+    window: int | None,
+    qk_scale: float,
+) -> Five:
+    dout = _rows(dout)
+    dq_hat, dk_hat = q_hat.new_empty(q_hat.shape), k_hat.new_empty(k_hat.shape)
+    dv_hat = k_hat.new_empty(k_hat.shape)
+    delta = lse.new_empty(lse.shape)
+    _core.attention_backward(
+        native.placement(q_hat, "attention"),
+        view(dout), view(q_hat), view(k_hat), view(v_hat), view(out), view(lse), view(delta),
+        view(dq_hat), view(dk_hat), view(dv_hat),
+        window=_visible(window, q_hat.shape[1]), scale=q_hat.shape[3] ** -0.5,
+    )  # fmt: skip
+    dq, dk, dve, dgate = _prepass_backward(
+        dq_hat, dk_hat, q_hat, k_hat, q_inv_rms, k_inv_rms, cos, sin,
+        None if ve is None else dv_hat, ve, gate,
+        qk_scale=qk_scale,
+    )  # fmt: skip
+    return dq, dk, dv_hat, dve, dgate
+
+
+def _save_attention(
+    ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: Seven
+) -> None:
+    _, _, v, cos, sin, ve, gate = inputs
+    out, q_hat, k_hat, v_hat, q_inv_rms, k_inv_rms, lse = output
+    ctx.save_for_backward(
+        out, lse, q_hat, k_hat, v if ve is None else v_hat, q_inv_rms, k_inv_rms, cos, sin, ve, gate
+    )
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.window, ctx.qk_scale = keyword_only_inputs["window"], keyword_only_inputs["qk_scale"]
+
+
+def _autograd_attention(ctx: Any, dout: Tensor, *_: Any) -> tuple[Any, ...]:
+    has_values = ctx.saved_tensors[-1] is not None
+    dq, dk, dv, dve, dgate = torch.ops.nanochat.attention_backward(
+        dout, *ctx.saved_tensors, window=ctx.window, qk_scale=ctx.qk_scale
+    )
+    return dq, dk, dv, None, None, *((dve, dgate) if has_values else (None, None))
+
+
+# v_hat, dve and dgate are empty without value embeddings.
+register(
+    "attention(Tensor q, Tensor k, Tensor v, Tensor cos, Tensor sin, Tensor? ve, Tensor? gate, *, "
+    "int? window, float qk_scale, float eps) -> (Tensor out, Tensor q_hat, Tensor k_hat, "
+    "Tensor v_hat, Tensor q_inv_rms, Tensor k_inv_rms, Tensor lse)",
+    kernel=_attention,
+    fake=lambda q, k, _v, _cos, _sin, ve, _gate, **_: _allocate_attention(q, k, ve),
+    backward=_autograd_attention,
+    save=_save_attention,
+)
+register(
+    "attention_backward(Tensor dout, Tensor out, Tensor lse, Tensor q_hat, Tensor k_hat, "
+    "Tensor v_hat, Tensor q_inv_rms, Tensor k_inv_rms, Tensor cos, Tensor sin, Tensor? ve, "
+    "Tensor? gate, *, int? window, float qk_scale) "
+    "-> (Tensor dq, Tensor dk, Tensor dv, Tensor dve, Tensor dgate)",
+    kernel=_attention_backward,
+    fake=lambda _dout, _out, _lse, q_hat, k_hat, _v, _rq, _rk, _cos, _sin, ve, _gate, **_: (
+        _allocate_attention_backward(q_hat, k_hat, ve)
+    ),
+)
+
+
 def attention(
     q: Tensor,
     k: Tensor,
@@ -211,26 +337,25 @@ def attention(
     """Causal attention over q, k and v as :func:`prepass` makes them; arguments as there.
 
     Args:
-        window: Keys visible to the left of a query besides its own; None means all.
+        window: Keys visible to the left of a query besides its own; None means all. What is outside
+            of it costs nothing.
     Returns: (B, T, H, D), dtype and device of ``q``; scores are scaled by 1 / sqrt(D).
     Raises: ValueError if shapes disagree or the window is negative.
+    Numerics: sums in fp32, weights rounded to the dtype of ``q``; error against fp64 at most twice
+        that of ``reference.attention``. Same bits whatever the number of threads.
+    Source: FlashAttention-2, arXiv:2307.08691.
     """
     if window is not None and window < 0:
         raise ValueError(f"attention: window must not be negative, got {window}")
+    path = choose("attention", q.device.type, q.dtype, head_dim=q.shape[-1])
+    if path == "native":
+        if (ve is None) != (gate is None):
+            raise ValueError("attention: ve and gate must be given together, got one of them")
+        out: Tensor = torch.ops.nanochat.attention(
+            q, k, v, cos, sin, ve, gate, window=window, qk_scale=qk_scale, eps=eps
+        )[0]
+        return out
     q_hat, k_hat, v_hat = prepass(q, k, v, cos, sin, qk_scale=qk_scale, eps=eps, ve=ve, gate=gate)
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[1] <= MAX_PRODUCT_LEN:
-        return _attend_by_products(q_hat, k_hat, v_hat, window)
-    return reference.causal_attention(q_hat, k_hat, v_hat, window=window)
-
-
-def _attend_by_products(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
-    """Attention as two batched matrix products around a softmax; holds all T x T scores."""
-    B, T, H, D = q.shape
-    if k.shape[2] != H:
-        k, v = (x.repeat_interleave(H // k.shape[2], dim=2) for x in (k, v))
-    queries, keys, values = (x.transpose(1, 2).reshape(B * H, T, D) for x in (q, k, v))
-    visible = reference.causal_window_mask(T, T if window is None else window, q.device)
-    hidden = torch.zeros(T, T, dtype=q.dtype).masked_fill_(~visible, -torch.inf)
-    scores = torch.baddbmm(hidden, queries, keys.transpose(1, 2), alpha=D**-0.5)  # (B H, T, T)
-    out = torch.bmm(scores.softmax(dim=-1), values)
-    return out.view(B, H, T, D).transpose(1, 2)
+    if path == "reference":
+        return reference.causal_attention(q_hat, k_hat, v_hat, window=window)
+    return attention_peers.attend(path, q_hat, k_hat, v_hat, window=window)

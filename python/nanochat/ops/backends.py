@@ -46,7 +46,7 @@ _CPU_DTYPES |= dict.fromkeys(("prepass", "attention"), (*_FP32_BF16, torch.float
 _CUDA_DTYPES = dict.fromkeys(OPS, _FP32_BF16) | {"attention": (torch.bfloat16,)}
 _HEAD_DIMS = (64, 128)  # of our kernels on CUDA
 
-CPU_LEVELS = ("base", "avx2", "avx512")
+CPU_LEVELS = ("base", "avx2", "avx512", "avx512_bf16")  # cpu_level.h
 _CPU_LEVEL = _core.cpu_level()
 
 

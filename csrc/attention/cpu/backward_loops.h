@@ -1,0 +1,260 @@
+// Backward, five products for each pair of a query and a key that it sees:
+//
+//   s = q k^T    dp = dout v^T    dv += p^T dout    dk += ds^T q    dq += ds k
+//
+// A head's keys are taken kSpan at a time. What they need stays in L1 or L2 while the queries that
+// see them go by, kSpan at a time, and for those the first two products and dq six queries at a
+// time, the other two six keys at a time. dk and dv of a head of keys are summed over the query
+// heads that share it, in order; a thread takes whole heads of keys, so nothing is ever raced for.
+#pragma once
+
+#include "attention/attention.h"
+#include "attention/cpu/tiles.h"
+
+namespace nanochat::attention {
+namespace {
+
+template <typename T, int N, bool dot>
+struct BackwardLoops : Tiles<T, N, dot> {
+  using Base = Tiles<T, N, dot>;
+  using Base::kPerWord;
+  using typename Base::F, typename Base::Head, typename Base::Scratch, typename Base::V,
+      typename Base::Widths, typename Base::Word;
+
+  struct Block {
+    Widths w;
+    int64_t num_rows;  // T, filled up to whole spans
+    // Of a query head.
+    Word *q_rows, *dout_rows;  // [num_rows][words]
+    Word *q_room, *dout_room;  // for the pairs
+    const Word *q, *dout;      // [num_rows / kPerWord][floats], paired
+    F *lse, *delta;            // [num_rows]
+    F* dq;                     // [num_rows][floats]
+    // Of a head of keys.
+    F *dk, *dv;  // [num_rows][floats]
+    // Of a span of keys.
+    Word* rows;       // [kSpan][words], on the way to the next three
+    Word* keys;       // [words][kSpan]
+    Word* values;     // [words][kSpan]
+    Word* keys_room;  // [kSpan / kPerWord][floats]
+    const Word* keys_paired;
+    // Of a span of queries and one of keys, of weights and of gradients of scores.
+    Word *p, *ds;  // [kSpan / kPerWord][kSpan]
+    // Of six queries and a span of keys.
+    F* p_rows;      // [kRows][kSpan]
+    Word* ds_rows;  // [kRows][kSpan / kPerWord]
+    int64_t bytes;
+
+    Block(int64_t T_, int64_t D, char* scratch) : w(D), num_rows(round_up(T_, kSpan)) {
+      Scratch room{scratch};
+      const int64_t words = num_rows * w.words, floats = num_rows * w.floats;
+      const auto take_words = [&](int64_t n) { return room.template take<Word>(n); };
+      const auto take = [&](int64_t n) { return room.template take<F>(n); };
+      q_rows = take_words(words), dout_rows = take_words(words);
+      q_room = take_words(dot ? words : 0), dout_room = take_words(dot ? words : 0);
+      q = dout = nullptr;
+      lse = take(num_rows), delta = take(num_rows);
+      dq = take(floats), dk = take(floats), dv = take(floats);
+      rows = take_words(kSpan * w.words);
+      keys = take_words(kSpan * w.words), values = take_words(kSpan * w.words);
+      keys_room = take_words(dot ? kSpan * w.words : 0);
+      keys_paired = nullptr;
+      p = take_words(kSpan * kSpan / kPerWord), ds = take_words(kSpan * kSpan / kPerWord);
+      p_rows = take(kRows * kSpan);
+      ds_rows = take_words(kRows * kSpan / kPerWord);
+      bytes = room.next - scratch;
+    }
+  };
+
+  static int64_t scratch_bytes(int64_t T_, int64_t D) { return Block(T_, D, nullptr).bytes; }
+
+  // Heads of keys [begin, end), counted through (batch, head).
+  static void run(const Backward& p, int64_t begin, int64_t end, char* scratch) {
+    const int64_t T_ = p.q.sizes[1], H = p.q.sizes[2], Hkv = p.k.sizes[2], group = H / Hkv;
+    Block block(T_, p.q.sizes[3], scratch);
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t b = i / Hkv, kv = i % Hkv;
+      clear(block.dk, block);
+      clear(block.dv, block);
+      for (int64_t h = kv * group; h < (kv + 1) * group; ++h) {
+        pack_queries(p, b, h, block);
+        clear(block.dq, block);
+        for (int64_t key = 0; key < T_; key += kSpan) {
+          pack_keys(p, b, kv, key, block);
+          for (int64_t query = key; query < T_ && first_key(query, p.window) < key + kSpan;
+               query += kSpan) {
+            meet(p, query, key, block);
+          }
+        }
+        write(p.dq, b, h, block.dq, p.scale, block.w);
+      }
+      write(p.dk, b, kv, block.dk, p.scale, block.w);
+      write(p.dv, b, kv, block.dv, 1.0, block.w);
+    }
+  }
+
+  static void clear(F* x, const Block& block) {
+    __builtin_memset(x, 0, static_cast<size_t>(block.num_rows * block.w.floats) * sizeof(F));
+  }
+
+  static void write(const TensorView& to, int64_t b, int64_t h, const F* from, double factor,
+                    const Widths& w) {
+    const Head head(to, b, h);
+    for (int64_t t = 0; t < to.sizes[1]; ++t) {
+      Base::write_row(head.row(t), from + t * w.floats, static_cast<F>(factor), w.D);
+    }
+  }
+
+  static void pack_queries(const Backward& p, int64_t b, int64_t h, Block& block) {
+    const int64_t T_ = p.q.sizes[1], first = (b * p.q.sizes[2] + h) * T_;
+    const Widths& w = block.w;
+    Base::pack_rows(Head(p.q, b, h), 0, T_, block.num_rows, w, block.q_rows);
+    Base::pack_rows(Head(p.dout, b, h), 0, T_, block.num_rows, w, block.dout_rows);
+    block.q = Base::paired(block.q_rows, block.num_rows, w, block.q_room);
+    block.dout = Base::paired(block.dout_rows, block.num_rows, w, block.dout_room);
+    const Head out(p.out, b, h), dout(p.dout, b, h);
+    for (int64_t t = 0; t < T_; ++t) {
+      simd::RowSum<typename Base::Row, F> delta;
+      simd::for_each_step<typename Base::Row, T>(w.D, [&](auto tag, int64_t d) {
+        using Step = typename decltype(tag)::type;
+        delta.add(simd::read<Step>(out.row(t) + d) * simd::read<Step>(dout.row(t) + d));
+      });
+      p.delta.as<F>()[first + t] = block.delta[t] = delta.total();
+      block.lse[t] = p.lse.as<const F>()[first + t];
+    }
+    for (int64_t t = T_; t < block.num_rows; ++t) block.lse[t] = block.delta[t] = 0;
+  }
+
+  static void pack_keys(const Backward& p, int64_t b, int64_t kv, int64_t key, Block& block) {
+    const int64_t T_ = p.q.sizes[1], end = key + kSpan < T_ ? key + kSpan : T_;
+    const Widths& w = block.w;
+    Base::pack_rows(Head(p.v, b, kv), key, end, kSpan, w, block.rows);
+    Base::transpose(block.rows, kSpan, w, block.values);
+    Base::pack_rows(Head(p.k, b, kv), key, end, kSpan, w, block.rows);
+    Base::transpose(block.rows, kSpan, w, block.keys);
+    block.keys_paired = Base::paired(block.rows, kSpan, w, block.keys_room);
+  }
+
+  // Queries from `query` on and keys from `key` on, a span of each.
+  static void meet(const Backward& p, int64_t query, int64_t key, const Block& block) {
+    const int64_t T_ = p.q.sizes[1], f = block.w.floats;
+    const int64_t query_end = query + kSpan < T_ ? query + kSpan : T_;
+    for (int64_t first = query; first < query_end; first += kRows) {
+      const int64_t low = first_key(first, p.window) - key, high = first + kRows - key;
+      if (low >= kSpan) break;
+      const int64_t begin = low > 0 ? low / N * N : 0;
+      const int64_t end = high < kSpan ? round_up(high, N) : kSpan;
+      weigh(p, first, query, key, begin, end, block);
+      Word* const ds = left_rows(block, block.ds + (first - query) / kPerWord * kSpan);
+      Base::multiply_into(block.dq + first * f, f, f, ds + begin / kPerWord, kSpan / kPerWord, 1,
+                          block.keys_paired + begin / kPerWord * f, f, (end - begin) / kPerWord);
+    }
+    // Queries that see key j are j to j + window.
+    for (int64_t first = key; first < key + kSpan && first < T_; first += kRows) {
+      const int64_t begin = (first > query ? first - query : 0) / kPerWord;
+      const int64_t last = first + kRows - 1 + (p.window < T_ ? p.window : T_);
+      const int64_t end =
+          round_up((last + 1 < query_end ? last + 1 : query_end) - query, kPerWord) / kPerWord;
+      if (begin >= end) continue;
+      const int64_t at = begin * kSpan + first - key, row = (query / kPerWord + begin) * f;
+      Base::multiply_into(block.dv + first * f, f, f, block.p + at, 1, kSpan, block.dout + row, f,
+                          end - begin);
+      Base::multiply_into(block.dk + first * f, f, f, block.ds + at, 1, kSpan, block.q + row, f,
+                          end - begin);
+    }
+  }
+
+  // Rows of p and ds of six queries and keys [begin, end) of the span; zeros for the other keys.
+  static void weigh(const Backward& p, int64_t first, int64_t query, int64_t key, int64_t begin,
+                    int64_t end, const Block& block) {
+    const Widths& w = block.w;
+    const F scale = static_cast<F>(p.scale);
+    const int64_t at = (first - query) / kPerWord * kSpan;
+    Word* const p_pairs = block.p + at;
+    Word* const ds_pairs = block.ds + at;
+    F* const p_rows = numbers(block.p_rows, p_pairs);
+    Base::for_each_panel(begin, end, [&](auto width, int64_t column) {
+      constexpr int kWidth = decltype(width)::value;
+      const auto weights = [&](auto masked) NANOCHAT_INLINE_LAMBDA {
+        typename Base::template Acc<kWidth> acc = {};
+        Base::template multiply<kWidth>(acc, block.q_rows + first * w.words, w.words, 1,
+                                        block.keys + column, kSpan, w.depth);
+        NANOCHAT_UNROLL
+        for (int r = 0; r < kRows; ++r) {
+          const F lse = block.lse[first + r];
+          NANOCHAT_UNROLL
+          for (int v = 0; v < kWidth; ++v) {
+            V& x = acc[r][v];
+            x = Base::exp(x * scale - lse);
+            if constexpr (decltype(masked)::value) {
+              const int64_t i = first + r;
+              x = Base::where_visible(x, V{}, key + column + v * N, first_key(i, p.window), i + 1);
+            }
+            Base::write(p_rows + r * kSpan + column + v * N, x);
+          }
+        }
+        put_pairs<kWidth>(p_pairs + column, acc);
+      };
+      const bool is_edge = key + column + kWidth * N - 1 > first ||
+                           key + column < first_key(first + kRows - 1, p.window);
+      is_edge ? weights(std::true_type{}) : weights(std::false_type{});
+    });
+    Base::for_each_panel(begin, end, [&](auto width, int64_t column) {
+      constexpr int kWidth = decltype(width)::value;
+      typename Base::template Acc<kWidth> acc = {};
+      Base::template multiply<kWidth>(acc, block.dout_rows + first * w.words, w.words, 1,
+                                      block.values + column, kSpan, w.depth);
+      NANOCHAT_UNROLL
+      for (int r = 0; r < kRows; ++r) {
+        const F delta = block.delta[first + r];
+        NANOCHAT_UNROLL
+        for (int v = 0; v < kWidth; ++v) {
+          V& x = acc[r][v];
+          const int64_t i = column + v * N;
+          x = Base::read(p_rows + r * kSpan + i) * (x - delta);
+          Base::put_row(left_rows(block, ds_pairs) + r * (kSpan / kPerWord) + i / kPerWord, x);
+        }
+      }
+      put_pairs<kWidth>(ds_pairs + column, acc);
+    });
+    for (Word* const pairs : {p_pairs, ds_pairs}) {
+      for (int r = 0; r < kRows / kPerWord; ++r) {
+        Word* const row = pairs + r * kSpan;
+        __builtin_memset(row, 0, static_cast<size_t>(begin) * sizeof(Word));
+        __builtin_memset(row + end, 0, static_cast<size_t>(kSpan - end) * sizeof(Word));
+      }
+    }
+  }
+
+  // Where a word is one number, rows and pairs are the same.
+  static F* numbers(F* p_rows, Word* p_pairs) {
+    if constexpr (dot) {
+      (void)p_pairs;
+      return p_rows;
+    } else {
+      (void)p_rows;
+      return p_pairs;
+    }
+  }
+  static Word* left_rows(const Block& block, Word* ds_pairs) {
+    return dot ? block.ds_rows : ds_pairs;
+  }
+
+  template <int width>
+  static void put_pairs(Word* to, const typename Base::template Acc<width>& x) {
+    if constexpr (dot) {
+      NANOCHAT_UNROLL
+      for (int r = 0; r < kRows; r += 2) {
+        NANOCHAT_UNROLL
+        for (int v = 0; v < width; ++v) {
+          Base::put_pair(to + r / 2 * kSpan + v * N, x[r][v], x[r + 1][v]);
+        }
+      }
+    } else {
+      (void)to, (void)x;
+    }
+  }
+};
+
+}  // namespace
+}  // namespace nanochat::attention

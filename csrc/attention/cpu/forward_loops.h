@@ -1,0 +1,215 @@
+// Forward. A block of queries meets one block of keys after the other; six queries at a time go
+// through scores, softmax and values, so that their scores are in registers or L1 all the way.
+//
+//             keys, kSpan each
+//   queries   | all | diag|                keys and values are packed once for a head, on each
+//   thread; kSpan     | all | all | diag|          inside a block six queries skip the keys that
+//   none of them
+//             | edge| all | all | diag|    sees, so a window of w costs w keys, not T
+//
+// A bound on the scores stands in for the running maximum; where none is known, the row maximum is
+// found by a pass of its own, so there is one softmax and nothing is ever rescaled.
+#pragma once
+
+#include "attention/attention.h"
+#include "attention/cpu/tiles.h"
+
+namespace nanochat::attention {
+namespace {
+
+template <typename T, int N, bool dot>
+struct ForwardLoops : Tiles<T, N, dot> {
+  using Base = Tiles<T, N, dot>;
+  using Base::kPerWord;
+  using typename Base::F, typename Base::Head, typename Base::Scratch, typename Base::V,
+      typename Base::Widths, typename Base::Word;
+
+  // What a thread holds: one head of keys and values, one block of queries.
+  struct Block {
+    Widths w;
+    int64_t num_spans;  // of keys
+    Word* rows;         // [kSpan][words] on the way to the next two
+    Word* keys;         // [span][words][kSpan]
+    Word* values;       // [span][kSpan / kPerWord][floats]
+    Word* queries;      // [kSpan][words]
+    Word* weights;      // [kRows][kSpan / kPerWord]
+    F* out;             // [kSpan][floats]
+    V* sums;            // [kSpan]
+    F* bounds;          // [kSpan]
+    int64_t bytes;
+
+    Block(int64_t T_, int64_t D, char* scratch) : w(D), num_spans((T_ + kSpan - 1) / kSpan) {
+      Scratch room{scratch};
+      const int64_t span_words = kSpan * w.words;
+      rows = room.template take<Word>(span_words);
+      keys = room.template take<Word>(num_spans * span_words);
+      values = room.template take<Word>(num_spans * span_words);
+      queries = room.template take<Word>(span_words);
+      weights = room.template take<Word>(kRows * kSpan / kPerWord);
+      out = room.template take<F>(kSpan * w.floats);
+      sums = room.template take<V>(kSpan);
+      bounds = room.template take<F>(kSpan);
+      bytes = room.next - scratch;
+    }
+  };
+
+  static int64_t scratch_bytes(int64_t T_, int64_t D) { return Block(T_, D, nullptr).bytes; }
+
+  // Blocks of queries [begin, end), counted through (batch, head, block).
+  static void run(const Forward& p, int64_t begin, int64_t end, char* scratch) {
+    const int64_t T_ = p.q.sizes[1], H = p.q.sizes[2], Hkv = p.k.sizes[2];
+    Block block(T_, p.q.sizes[3], scratch);
+    int64_t packed = -1;
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t span = i % block.num_spans, h = i / block.num_spans % H;
+      const int64_t b = i / block.num_spans / H, kv = h / (H / Hkv);
+      if (packed != b * Hkv + kv) {
+        pack_head(Head(p.k, b, kv), Head(p.v, b, kv), T_, block);
+        packed = b * Hkv + kv;
+      }
+      attend(p, b, h, span * kSpan, block);
+    }
+  }
+
+  static void pack_head(const Head& k, const Head& v, int64_t T_, const Block& block) {
+    for (int64_t span = 0; span < block.num_spans; ++span) {
+      const int64_t begin = span * kSpan, end = begin + kSpan < T_ ? begin + kSpan : T_;
+      const int64_t at = span * kSpan * block.w.words;
+      Base::pack_rows(k, begin, end, kSpan, block.w, block.rows);
+      Base::transpose(block.rows, kSpan, block.w, block.keys + at);
+      Base::pack_rows(v, begin, end, kSpan, block.w, dot ? block.rows : block.values + at);
+      if constexpr (dot) Base::paired(block.rows, kSpan, block.w, block.values + at);
+    }
+  }
+
+  static void attend(const Forward& p, int64_t b, int64_t h, int64_t first, const Block& block) {
+    const int64_t T_ = p.q.sizes[1];
+    const int64_t num_queries = first + kSpan < T_ ? kSpan : T_ - first;
+    const Widths& w = block.w;
+    Base::pack_rows(Head(p.q, b, h), first, first + num_queries, round_up(num_queries, kRows), w,
+                    block.queries);
+    for (int64_t r = 0; r < kSpan; ++r) {
+      block.sums[r] = V{};
+      block.bounds[r] = static_cast<F>(p.score_bound);
+    }
+    __builtin_memset(block.out, 0, static_cast<size_t>(kSpan * w.floats) * sizeof(F));
+    if (p.score_bound == 0) find_maxima(p, first, num_queries, block);
+    for_each_meeting(p, first, num_queries, block,
+                     [&](const Meeting& meeting) { add_values(p, meeting, block); });
+
+    const Head out(p.out, b, h);
+    F* const lse = p.lse.as<F>() + (b * p.q.sizes[2] + h) * T_ + first;
+    for (int64_t r = 0; r < num_queries; ++r) {
+      const F sum = Base::sum(block.sums[r]);
+      Base::write_row(out.row(first + r), block.out + r * w.floats, 1 / sum, w.D);
+      lse[r] = block.bounds[r] + static_cast<F>(__builtin_log(static_cast<double>(sum)));
+    }
+  }
+
+  // Six queries and the keys of one span that any of them sees.
+  struct Meeting {
+    int64_t r;           // of the first query in its block
+    int64_t query;       // its position
+    int64_t span;        // of the keys
+    int64_t begin, end;  // in the span, whole registers
+  };
+
+  template <typename Body>
+  static void for_each_meeting(const Forward& p, int64_t first, int64_t num_queries,
+                               const Block& block, const Body& body) {
+    const int64_t last_span = (first + num_queries - 1) / kSpan;
+    for (int64_t span = first_key(first, p.window) / kSpan; span <= last_span; ++span) {
+      for (int64_t r = 0; r < num_queries; r += kRows) {
+        const int64_t low = first_key(first + r, p.window) - span * kSpan;
+        const int64_t high = first + r + kRows - span * kSpan;
+        const int64_t begin = low > 0 ? low / N * N : 0;
+        const int64_t end = high < kSpan ? round_up(high, N) : kSpan;
+        if (begin < end) body(Meeting{r, first + r, span, begin, end});
+      }
+    }
+    (void)block;
+  }
+
+  // finish(masked, scores, first column of them) for each panel of scores, unscaled.
+  template <typename Finish>
+  static void score(const Forward& p, const Meeting& m, const Block& block, const Finish& finish) {
+    const Widths& w = block.w;
+    const Word* const keys = block.keys + m.span * kSpan * w.words;
+    Base::for_each_panel(m.begin, m.end, [&](auto width, int64_t column) {
+      constexpr int kWidth = decltype(width)::value;
+      typename Base::template Acc<kWidth> acc = {};
+      Base::template multiply<kWidth>(acc, block.queries + m.r * w.words, w.words, 1, keys + column,
+                                      kSpan, w.depth);
+      const int64_t key = m.span * kSpan + column;
+      const bool is_edge =
+          key + kWidth * N - 1 > m.query || key < first_key(m.query + kRows - 1, p.window);
+      is_edge ? finish(std::true_type{}, acc, column) : finish(std::false_type{}, acc, column);
+    });
+  }
+
+  // x of query r of the meeting, `hidden` for keys that it does not see.
+  template <bool masked>
+  static V visible(V x, V hidden, const Forward& p, const Meeting& m, int r, int64_t column) {
+    if constexpr (masked) {
+      const int64_t query = m.query + r;
+      return Base::where_visible(x, hidden, m.span * kSpan + column, first_key(query, p.window),
+                                 query + 1);
+    } else {
+      return x;
+    }
+  }
+
+  static void find_maxima(const Forward& p, int64_t first, int64_t num_queries,
+                          const Block& block) {
+    const V lowest = V{} - static_cast<F>(3.0e38);
+    for (int64_t r = 0; r < kSpan; ++r) block.sums[r] = lowest;
+    for_each_meeting(p, first, num_queries, block, [&](const Meeting& m) {
+      score(p, m, block, [&](auto masked, auto& acc, int64_t column) NANOCHAT_INLINE_LAMBDA {
+        for (int r = 0; r < kRows; ++r) {
+          V& max = block.sums[m.r + r];
+          int64_t at = column;
+          for (const V& x : acc[r]) {
+            const V seen = visible<decltype(masked)::value>(x, lowest, p, m, r, at);
+            max = seen > max ? seen : max;
+            at += N;
+          }
+        }
+      });
+    });
+    for (int64_t r = 0; r < kSpan; ++r) {
+      block.bounds[r] = Base::max(block.sums[r]) * static_cast<F>(p.scale);
+      block.sums[r] = V{};
+    }
+  }
+
+  static void add_values(const Forward& p, const Meeting& m, const Block& block) {
+    constexpr int64_t kWeightsRow = kSpan / kPerWord;
+    const F scale = static_cast<F>(p.scale);
+    const Widths& w = block.w;
+    score(p, m, block, [&](auto masked, auto& acc, int64_t column) NANOCHAT_INLINE_LAMBDA {
+      NANOCHAT_UNROLL
+      for (int r = 0; r < kRows; ++r) {
+        const F bound = block.bounds[m.r + r];
+        V sum = block.sums[m.r + r];
+        int64_t at = column;
+        NANOCHAT_UNROLL
+        for (const V& x : acc[r]) {
+          const V weight =
+              visible<decltype(masked)::value>(Base::exp(x * scale - bound), V{}, p, m, r, at);
+          sum += weight;
+          Base::put_row(block.weights + r * kWeightsRow + at / kPerWord, weight);
+          at += N;
+        }
+        block.sums[m.r + r] = sum;
+      }
+    });
+    const Word* const values =
+        block.values + m.span * kSpan * w.words + m.begin / kPerWord * w.floats;
+    Base::multiply_into(block.out + m.r * w.floats, w.floats, w.floats,
+                        block.weights + m.begin / kPerWord, kWeightsRow, 1, values, w.floats,
+                        (m.end - m.begin) / kPerWord);
+  }
+};
+
+}  // namespace
+}  // namespace nanochat::attention
