@@ -130,6 +130,10 @@ void cp_async_wait() {
   });
 }
 
+inline int opaque(int x) {
+  return x;
+}
+
 inline char* dynamic_shared() {
   return cuda_on_host::Block::current().dynamic_shared();
 }

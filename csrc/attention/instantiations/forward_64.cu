@@ -1,0 +1,3 @@
+#include "attention/launch_sm80.cuh"
+
+template void nanochat::attention::launch_forward<64>(const Forward& p, const Placement& where);
