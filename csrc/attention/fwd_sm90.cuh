@@ -26,8 +26,6 @@
 
 namespace nanochat::attention::hopper {
 
-inline constexpr float kLog2e = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
-
 struct FwdArgs {
   float* lse;  // (B, H, T)
   int T, window, heads_per_kv;
@@ -122,6 +120,7 @@ __device__ __forceinline__ void load_forward(const FwdShared<Tile, kHeadDim>& sh
     tile.load(map, &stage.full, key, head / heads_per_kv, batch);
   };
   RingPlace<Tile::kStages> at;
+#pragma unroll 1
   for (int tile = keys.end - 1; tile >= keys.first; --tile, at.advance()) {
     const int key = tile * Tile::kBlockN;
     load(shared.k(at.stage), k_map, barriers.k[at.stage], at.phase, key);

@@ -12,6 +12,7 @@
 
 namespace nanochat::attention::hopper {
 
+inline constexpr float kLog2e = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
 inline constexpr int kDepth = 16;      // k of one wgmma
 inline constexpr int kGroupRows = 64;  // rows of the accumulators of a warpgroup
 

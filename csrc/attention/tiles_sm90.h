@@ -5,16 +5,19 @@
 // accumulator of 64 x n is n / 2 registers.
 #pragma once
 
+#include <type_traits>
+
 #include "common/cuda/sm90.cuh"
 
 namespace nanochat::attention::hopper {
 
-template <int kConsumers>
+template <int kConsumers_, int kProducerRegisters_, int kConsumerRegisters_>
 struct Roles {
+  static constexpr int kConsumers = kConsumers_;
   static constexpr int kThreads = (kConsumers + 1) * cuda::kWarpgroup;
   static constexpr int kConsumerWarps = kConsumers * 4;
-  static constexpr int kProducerRegisters = kConsumers == 2 ? 24 : 32;
-  static constexpr int kConsumerRegisters = kConsumers == 2 ? 240 : 160;
+  static constexpr int kProducerRegisters = kProducerRegisters_;
+  static constexpr int kConsumerRegisters = kConsumerRegisters_;
   static constexpr int kLaunchRegisters = 65536 / kThreads / 8 * 8;
   static_assert(kProducerRegisters + kConsumers * kConsumerRegisters <=
                 (kConsumers + 1) * kLaunchRegisters);
@@ -24,9 +27,8 @@ struct Roles {
 // two that it could, and divides the usual windows. With head_dim 64 the exponential costs as much
 // as both products; a third warpgroup fills the pipe that the other two leave idle.
 template <int kHeadDim>
-struct FwdTile : Roles<kHeadDim == 64 ? 3 : 2> {
-  static constexpr int kConsumers = kHeadDim == 64 ? 3 : 2;
-  static constexpr int kBlockM = 64 * kConsumers;
+struct FwdTile : std::conditional_t<kHeadDim == 64, Roles<3, 32, 160>, Roles<2, 24, 240>> {
+  static constexpr int kBlockM = kHeadDim == 64 ? 192 : 128;
   static constexpr int kBlockN = 128;
   static constexpr int kStages = 2;
   static constexpr int kTileBytes = 2 * kHeadDim * (kBlockM + 2 * kStages * kBlockN);
@@ -34,21 +36,20 @@ struct FwdTile : Roles<kHeadDim == 64 ? 3 : 2> {
 };
 
 // Keys in rows: the transposed scores are the first operand of dv and dk. Tiles of queries pass by.
+// The loader also brings lse and delta through its registers, so it keeps more of them.
 template <int kHeadDim>
-struct DkDvTile : Roles<2> {
-  static constexpr int kConsumers = 2;
+struct DkDvTile : Roles<2, 40, 232> {
   static constexpr int kBlockN = 64 * kConsumers;
   static constexpr int kBlockM = 64;
   static constexpr int kStages = 2;
   static constexpr int kTileBytes = 2 * kHeadDim * 2 * (kBlockN + kStages * kBlockM);
   static constexpr int kStatBytes = kStages * 2 * kBlockM * 4;    // lse and delta
-  static constexpr int kSums = kHeadDim + kBlockM + kBlockM / 2;  // dk, dv; s, dp; both packed
+  static constexpr int kSums = kHeadDim + kBlockM + kBlockM / 4;  // dk, dv; s, dp; p packed
 };
 
 // Queries in rows; tiles of keys pass by.
 template <int kHeadDim>
-struct DqTile : Roles<2> {
-  static constexpr int kConsumers = 2;
+struct DqTile : Roles<2, 24, 240> {
   static constexpr int kBlockM = 64 * kConsumers;
   static constexpr int kBlockN = 128;
   static constexpr int kStages = 2;

@@ -1,0 +1,50 @@
+#include "attention/bwd_sm90.cuh"
+#include "attention/hopper_launch.h"
+
+namespace nanochat::attention {
+namespace {
+
+hopper::Rows rows_of(const TensorView& view) {
+  return {view.as<const BFloat16>(), view.strides[0], view.strides[1], view.strides[2]};
+}
+
+}  // namespace
+
+bool hopper_backward(const Backward& p, const Placement& where) {
+  if (!hopper::serves({&p.q, &p.k, &p.v, &p.out, &p.dout, &p.dq, &p.dk, &p.dv}, where))
+    return false;
+  const int64_t B = p.q.sizes[0], T = p.q.sizes[1], H = p.q.sizes[2], Hkv = p.k.sizes[2];
+  if (B == 0 || T == 0 || H == 0) return true;
+  const cuda::DeviceGuard guard(where.device);
+  const auto scale = static_cast<float>(p.scale);
+  const hopper::BwdArgs args{.out = rows_of(p.out),
+                             .dout = rows_of(p.dout),
+                             .lse = p.lse.as<const float>(),
+                             .delta = p.delta.as<float>(),
+                             .T = static_cast<int>(T),
+                             .H = static_cast<int>(H),
+                             .window = hopper::clamped_window(p.window, T),
+                             .heads_per_kv = static_cast<int>(H / Hkv),
+                             .scale = scale,
+                             .scale_log2 = scale * hopper::kLog2e};
+  hopper::with_head_dim(p.q.sizes[3], [&](auto head_dim) {
+    const auto map = [](const TensorView& view, int rows) {
+      return cuda::make_tensor_map(view, rows);
+    };
+    using Dq = hopper::DqTile<head_dim>;
+    hopper::launch(hopper::dq_kernel<head_dim>, hopper::grid_of(T, Dq::kBlockM, H, B), Dq::kThreads,
+                   hopper::kSmemBytes<Dq>, where, "attention: launch of the Hopper dq",
+                   map(p.q, hopper::kGroupRows), map(p.k, Dq::kBlockN), map(p.v, Dq::kBlockN),
+                   map(p.dout, hopper::kGroupRows), map(p.dq, hopper::kGroupRows), args);
+    using DkDv = hopper::DkDvTile<head_dim>;
+    hopper::launch(hopper::dk_dv_kernel<head_dim>, hopper::grid_of(T, DkDv::kBlockN, Hkv, B),
+                   DkDv::kThreads, hopper::kSmemBytes<DkDv>, where,
+                   "attention: launch of the Hopper dk and dv", map(p.q, DkDv::kBlockM),
+                   map(p.k, hopper::kGroupRows), map(p.v, hopper::kGroupRows),
+                   map(p.dout, DkDv::kBlockM), map(p.dk, hopper::kGroupRows),
+                   map(p.dv, hopper::kGroupRows), args);
+  });
+  return true;
+}
+
+}  // namespace nanochat::attention
