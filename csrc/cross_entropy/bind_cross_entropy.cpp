@@ -11,7 +11,7 @@ void bind_cross_entropy(py::module_& m) {
   m.def(
       "cross_entropy_rows",
       [](const Placement& where, View logits, View targets, View loss, int64_t vocab_size,
-         int64_t ignore_index, double softcap, bool with_gradient, double grad_scale) {
+         int64_t ignore_index, double softcap, bool with_gradient) {
         const py::gil_scoped_release release;
         cross_entropy::forward({.logits = logits,
                                 .targets = targets,
@@ -19,12 +19,11 @@ void bind_cross_entropy(py::module_& m) {
                                 .vocab_size = vocab_size,
                                 .ignore_index = ignore_index,
                                 .softcap = softcap,
-                                .with_gradient = with_gradient,
-                                .grad_scale = grad_scale},
+                                .with_gradient = with_gradient},
                                where);
       },
       arg("where"), arg("logits"), arg("targets"), arg("loss"), py::kw_only(), arg("vocab_size"),
-      arg("ignore_index"), arg("softcap"), arg("with_gradient"), arg("grad_scale"),
+      arg("ignore_index"), arg("softcap"), arg("with_gradient"),
       "Loss of each row of logits and, in their place, its gradient (cross_entropy.h).");
 }
 

@@ -1,7 +1,7 @@
 // Loss of rows of logits in nats and, in place of the logits, its gradient.
 //
 //   z = softcap * tanh(logits / softcap)           loss[i] = log(sum_j exp(z[i, j])) - z[i, target]
-//   dlogits = (softmax(z) - onehot(target)) * (1 - tanh^2) * grad_scale
+//   dlogits = (softmax(z) - onehot(target)) * (1 - tanh^2)
 //
 // The head's GEMM stands outside: the caller feeds chunks of rows, so that memory never grows with
 // rows times vocabulary.
@@ -20,7 +20,6 @@ struct Rows {
   int64_t ignore_index = -1;
   double softcap = 0.0;  // 0: none
   bool with_gradient = false;
-  double grad_scale = 1.0;
 };
 
 // Throws std::invalid_argument for shapes, dtypes or strides against the rules above and, on the

@@ -59,19 +59,19 @@ NANOCHAT_HD double sum_of_row(const T* logits, int64_t num_columns, RowMaths<kSo
 
 template <typename V, bool kSoftcap, bool kGradient, typename T>
 NANOCHAT_HD float loss_of_row(T* logits, int64_t num_columns, int64_t target,
-                              RowMaths<kSoftcap> maths, float grad_scale, float* weights) {
+                              RowMaths<kSoftcap> maths, float* weights) {
   if (maths.needs_max(maths.cap))
     maths.template set_origin<Math>(max_of_row<V>(logits, num_columns));
   const double sum = sum_of_row<V, kSoftcap, kGradient>(logits, num_columns, maths, weights);
   const Element<float> hit = maths.template element<Math>(load(logits[target]));
   if constexpr (kGradient) {
-    const float scale = static_cast<float>(grad_scale / sum);
+    const float scale = static_cast<float>(1.0 / sum);
     for_each_step<V, T>(num_columns, [&](auto tag, int64_t j) NANOCHAT_INLINE_LAMBDA {
       using F = typename decltype(tag)::type;
       write<F>(logits + j, read<F>(weights + j) * scale);
     });
     const double p = static_cast<double>(Math::exp(hit.exponent)) / sum;
-    store(logits[target], static_cast<float>(p - 1.0) * hit.slope * grad_scale);
+    store(logits[target], static_cast<float>(p - 1.0) * hit.slope);
   }
   return static_cast<float>(std::log(sum) - static_cast<double>(hit.exponent));
 }
@@ -90,8 +90,7 @@ NANOCHAT_HD void rows(const Rows& p, int64_t begin, int64_t end, float* weights)
       if constexpr (kGradient) std::fill_n(row, p.logits.sizes[1], T{});
       continue;
     }
-    loss = loss_of_row<V, kSoftcap, kGradient>(row, p.vocab_size, target, maths,
-                                               static_cast<float>(p.grad_scale), weights);
+    loss = loss_of_row<V, kSoftcap, kGradient>(row, p.vocab_size, target, maths, weights);
     if constexpr (kGradient) std::fill(row + p.vocab_size, row + p.logits.sizes[1], T{});
   }
 }

@@ -145,7 +145,6 @@ def cross_entropy_rows(
     ignore_index: int,
     softcap: float,
     with_gradient: bool,
-    grad_scale: float,
 ) -> None: ...
 
 # Engine

@@ -30,7 +30,7 @@ def row_kernel(logits: Tensor, targets: Tensor, nats: Tensor) -> None:
     """Loss and, in place of the logits, the gradient."""
     _core.cross_entropy_rows(
         native.placement(logits), native.view(logits), native.view(targets), native.view(nats),
-        vocab_size=logits.shape[1], with_gradient=True, grad_scale=1.0, **OPTIONS,
+        vocab_size=logits.shape[1], with_gradient=True, **OPTIONS,
     )  # fmt: skip
 
 

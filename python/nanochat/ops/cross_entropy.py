@@ -66,7 +66,7 @@ def _cross_entropy(
         _core.cross_entropy_rows(
             where, native.view(logits), native.view(targets[part]), native.view(nats[part]),
             vocab_size=vocab_size, ignore_index=ignore_index, softcap=softcap,
-            with_gradient=needs_dx or needs_dw, grad_scale=1.0,
+            with_gradient=needs_dx or needs_dw,
         )  # fmt: skip
         if needs_dx:
             torch.mm(logits, weight, out=dx[part])
@@ -91,7 +91,7 @@ def _cross_entropy_rows(
         _core.cross_entropy_rows(
             where, native.view(logits), native.view(targets[part]), native.view(nats[part]),
             vocab_size=vocab_size, ignore_index=ignore_index, softcap=softcap,
-            with_gradient=False, grad_scale=1.0,
+            with_gradient=False,
         )  # fmt: skip
     return nats
 

@@ -271,7 +271,12 @@ enum cudaMemcpyKind {
   cudaMemcpyDeviceToHost,
   cudaMemcpyDeviceToDevice
 };
-enum cudaDeviceAttr { cudaDevAttrComputeCapabilityMajor, cudaDevAttrComputeCapabilityMinor };
+enum cudaDeviceAttr {
+  cudaDevAttrComputeCapabilityMajor,
+  cudaDevAttrComputeCapabilityMinor,
+  cudaDevAttrMaxSharedMemoryPerMultiprocessor,
+  cudaDevAttrReservedSharedMemoryPerBlock
+};
 enum { cudaLaunchAttributeProgrammaticStreamSerialization };
 struct cudaLaunchAttribute {
   int id;
@@ -302,7 +307,8 @@ inline cudaError_t cudaSetDevice(int) {
   return cudaSuccess;
 }
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  *value = attribute == cudaDevAttrComputeCapabilityMajor ? 9 : 0;
+  constexpr int kSm90[] = {9, 0, 228 << 10, 1 << 10};
+  *value = kSm90[attribute];
   return cudaSuccess;
 }
 inline cudaError_t cudaDeviceSynchronize() {
