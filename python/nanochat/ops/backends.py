@@ -21,6 +21,7 @@ from nanochat import _core
 from nanochat.ops import probes
 
 Path = Literal["hopper", "portable", "native", "flash_attn", "torch", "reference"]
+Choice = Literal["native", "flash_attn", "torch", "reference"]
 
 # From the top of all ladders to the bottom. Native are our kernels of the CPU, hopper and portable
 # those of CUDA: sm_90a alone, and sm_80 and up.
@@ -43,7 +44,8 @@ VERIFIED: frozenset[tuple[str, Path]] = frozenset()
 _FP32_BF16: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16)
 _CPU_DTYPES = dict.fromkeys(OPS, _FP32_BF16)
 _CPU_DTYPES |= dict.fromkeys(("prepass", "attention"), (*_FP32_BF16, torch.float64))
-_CUDA_DTYPES = dict.fromkeys(OPS, _FP32_BF16) | {"attention": (torch.bfloat16,)}
+_CUDA_DTYPES = dict.fromkeys(OPS, _FP32_BF16)
+_CUDA_DTYPES |= dict.fromkeys(("attention", "muon"), (torch.bfloat16,))
 _HEAD_DIMS = (64, 128)  # of our kernels on CUDA
 
 CPU_LEVELS = ("base", "avx2", "avx512", "avx512_bf16")  # cpu_level.h
@@ -102,21 +104,18 @@ def cpu_level() -> int:
     return _CPU_LEVEL if _forced.cpu_level is None else _forced.cpu_level
 
 
-def choose(op: str, device: str, dtype: torch.dtype, *, head_dim: int | None = None) -> Path:
+def choose(op: str, device: str, dtype: torch.dtype, *, head_dim: int | None = None) -> Choice:
     """The path of a call, "native" for any kernels of ours.
 
     Warns once per reason if that is the reference and nobody asked for it.
     """
     fits = head_dim is None or head_dim in _HEAD_DIMS
     path = _choose_and_warn(op, device, dtype, fits, _forced.path)
-    return "native" if path in OURS else path
+    return "native" if path == "hopper" or path == "portable" else path
 
 
 def allows_hopper(op: str) -> bool:
     """True if a native call of ``op`` on CUDA may take the kernels for Hopper."""
-    probed = probes.path_in_this_thread()
-    if probed is not None:
-        return probed == "hopper"
     return _select(op, "cuda", None, True, _forced.path)[0] == "hopper"
 
 
@@ -137,6 +136,9 @@ def _select(
     op: str, device: str, dtype: torch.dtype | None, fits: bool, forced: Path | None
 ) -> tuple[Path, str]:
     """The first rung that nothing speaks against, and what spoke against those above it."""
+    probed = probes.in_this_thread()
+    if probed is not None:
+        return probed[1] if op == probed[0] else "reference", "probed"
     objections: dict[str, list[str]] = {}
     start = 0 if forced in (None, "native") else _ORDER.index(forced)
     for path in _ladder(op, device):

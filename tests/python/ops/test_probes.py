@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 
 def problem(ours: probes.Function) -> probes.Problem:
-    return ours, lambda x: (x.square(),), [torch.linspace(1, 2, 7)]
+    return probes.Problem(ours, lambda x: (x.square(),), [torch.linspace(1, 2, 7)])
 
 
 @pytest.mark.parametrize("op", probes.PROBLEMS)
@@ -82,14 +82,14 @@ def test_a_probe_runs_once_in_a_thread_that_knows_its_path(monkeypatch: pytest.M
 
     def ours(x: Tensor) -> Sequence[Tensor]:
         y = x.square()
-        y.register_hook(lambda dy: paths.append(probes.path_in_this_thread()))
-        paths.append(probes.path_in_this_thread())
+        y.register_hook(lambda dy: paths.append(probes.in_this_thread()))
+        paths.append(probes.in_this_thread())
         return (y,)
 
     monkeypatch.setitem(probes.PROBLEMS, "square", lambda _: problem(ours))
     assert [probes.verdict("square", "hopper") for _ in range(3)] == ["", "", ""]
-    assert paths == ["hopper", "hopper"], "in the backward, too"
-    assert probes.path_in_this_thread() is None
+    assert paths == [("square", "hopper")] * 2, "in the backward, too"
+    assert probes.in_this_thread() is None
 
 
 @pytest.mark.usefixtures("device")
