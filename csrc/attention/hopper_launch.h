@@ -4,7 +4,6 @@
 #include <type_traits>
 
 #include "attention/hopper.h"
-#include "common/cuda/device.h"
 #include "common/cuda/launch.h"
 #include "common/cuda/tensor_map.h"
 
@@ -19,9 +18,7 @@ namespace nanochat::attention::hopper {
   bool fits = (head_dim == 64 || head_dim == 128) && first.sizes[0] <= kMaxGridYz &&
               first.sizes[2] <= kMaxGridYz;
   for (const TensorView* view : views) fits = fits && cuda::fits_tensor_map(*view);
-  if (!fits) return false;
-  const cuda::Capability capability = cuda::capability(where.device);
-  return capability.major == 9 && capability.minor == 0;
+  return fits && where.allow_hopper;
 }
 
 [[nodiscard]] inline dim3 grid_of(int64_t rows, int rows_per_block, int64_t heads, int64_t batch) {

@@ -159,10 +159,15 @@ struct Product {
   int group;
 };
 
-inline float bf16_at(uint32_t address) {
-  BFloat16 x;
-  std::memcpy(&x, at(swizzled(address)), sizeof x);
-  return to_float(x);
+struct Pair {
+  float x[2];
+};
+
+// Two neighbours in a row.
+inline Pair pair_at(uint32_t address) {
+  BFloat16 bits[2];
+  std::memcpy(bits, at(swizzled(address)), sizeof bits);
+  return {{to_float(bits[0]), to_float(bits[1])}};
 }
 
 inline uint32_t field(uint64_t descriptor, int bit) {
@@ -188,20 +193,31 @@ inline void multiply(const Product& p, std::vector<float>& c) {
   const int g = lane / 4, t = lane % 4, first_row = thread / 32 * 16 + g;
   float a[2][Product::kK], b[Product::kK][2];
   for (int half = 0; half < 2; ++half) {
-    for (int k = 0; k < Product::kK; ++k) {
+    for (int k = 0; k < Product::kK; k += 2) {
+      Pair pair;
       if (p.has_a_registers) {
         const uint32_t word = p.a_registers[k % 8 / 2][half + k / 8 * 2];
-        a[half][k] = to_float(BFloat16{static_cast<uint16_t>(word >> k % 2 * 16)});
+        pair = {{to_float(BFloat16{static_cast<uint16_t>(word)}),
+                 to_float(BFloat16{static_cast<uint16_t>(word >> 16)})}};
       } else {
-        a[half][k] = bf16_at(operand_address(p.a, Major::kK, first_row + 8 * half, k));
+        pair = pair_at(operand_address(p.a, Major::kK, first_row + 8 * half, k));
       }
+      a[half][k] = pair.x[0];
+      a[half][k + 1] = pair.x[1];
     }
   }
   if (!p.accumulate) std::ranges::fill(c, 0.0f);
   for (int j = 0; j < p.n / 8; ++j) {
-    for (int k = 0; k < Product::kK; ++k) {
-      for (int i = 0; i < 2; ++i) {
-        b[k][i] = bf16_at(operand_address(p.b, p.major_b, 8 * j + 2 * t + i, k));
+    const int column = 8 * j + 2 * t;
+    for (int i = 0; i < Product::kK; ++i) {
+      if (p.major_b == Major::kMN) {
+        const Pair pair = pair_at(operand_address(p.b, Major::kMN, column, i));
+        std::copy_n(pair.x, 2, b[i]);
+      } else {
+        const int k = i / 2 * 2;
+        const Pair pair = pair_at(operand_address(p.b, Major::kK, column + i % 2, k));
+        b[k][i % 2] = pair.x[0];
+        b[k + 1][i % 2] = pair.x[1];
       }
     }
     float* const sums = &c[static_cast<size_t>(4 * j)];
