@@ -167,12 +167,11 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm)
     if (has_next) store_value(step + 1, next_value);
   }
 
-  float dk_scale[kRowTiles][2], dv_scale[kRowTiles][2];
-#pragma unroll
-  for (int m = 0; m < kRowTiles; ++m) {
-    dk_scale[m][0] = dk_scale[m][1] = args.scale;
-    dv_scale[m][0] = dv_scale[m][1] = 1.0f;
-  }
+  RowValues<kRowTiles> dk_scale, dv_scale;
+  for_each_row<kRowTiles>([&](int m, int half) {
+    dk_scale[m][half] = args.scale;
+    dv_scale[m][half] = 1.0f;
+  });
   k.store(dk, dk_scale, warp_row, args.dk.at(b, h_kv), args.dk.token, first_key, args.T);
   v.store(dv, dv_scale, warp_row, args.dv.at(b, h_kv), args.dv.token, first_key, args.T);
 }
@@ -209,18 +208,14 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm)
   dout.template start_copy<Tile::kThreads>(args.dout.at(b, h), args.dout.token, first_query,
                                            args.T);
   start(keys.first);
-  float lse_log2[kRowTiles][2], delta[kRowTiles][2];
-#pragma unroll
-  for (int m = 0; m < kRowTiles; ++m) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int row = first_query + warp_row + m * kMmaRows + lane_index() / kRowLanes + half * 8;
-      const int64_t i = (int64_t{b} * args.H + h) * args.T + row;
-      const bool is_inside = row < args.T;
-      lse_log2[m][half] = is_inside ? args.lse[i] * static_cast<float>(kLog2E) : -kMinusInfinity;
-      delta[m][half] = is_inside ? args.delta[i] : 0.0f;
-    }
-  }
+  RowValues<kRowTiles> lse_log2, delta;
+  for_each_row<kRowTiles>([&](int m, int half) {
+    const int row = first_query + warp_row + m * kMmaRows + lane_index() / kRowLanes + half * 8;
+    const int64_t i = (int64_t{b} * args.H + h) * args.T + row;
+    const bool is_inside = row < args.T;
+    lse_log2[m][half] = is_inside ? args.lse[i] * static_cast<float>(kLog2E) : -kMinusInfinity;
+    delta[m][half] = is_inside ? args.delta[i] : 0.0f;
+  });
   cuda::cp_async_wait<0>();
   __syncthreads();
   const auto q_rows = load_fragments<kRowTiles>(q, warp_row);
@@ -249,9 +244,8 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm)
     weighted(dq, ds, k_of(j));
   }
 
-  float scale[kRowTiles][2];
-#pragma unroll
-  for (int m = 0; m < kRowTiles; ++m) scale[m][0] = scale[m][1] = args.scale;
+  RowValues<kRowTiles> scale;
+  for_each_row<kRowTiles>([&](int m, int half) { scale[m][half] = args.scale; });
   q.store(dq, scale, warp_row, args.dq.at(b, h), args.dq.token, first_query, args.T);
 }
 

@@ -39,28 +39,28 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm)
   const QueryTile q(cuda::dynamic_shared());
   const KeyTile k(cuda::dynamic_shared() + QueryTile::kBytes);
   const KeyTile v(cuda::dynamic_shared() + QueryTile::kBytes + KeyTile::kBytes);
-  const BFloat16* k_rows = args.k.at(b, h / args.group);
-  const BFloat16* v_rows = args.v.at(b, h / args.group);
-  const auto start = [&](const KeyTile& to, const BFloat16* rows, int64_t stride, int j) {
-    to.template start_copy<Tile::kThreads>(rows, stride, j * kBlockN, args.T);
+  const int h_kv = h / args.group;
+  const auto start = [&](const KeyTile& to, const Heads<const BFloat16>& from, int j) {
+    to.template start_copy<Tile::kThreads>(from.at(cuda::opaque(b), cuda::opaque(h_kv)), from.token,
+                                           j * kBlockN, args.T);
     cuda::cp_async_commit();
   };
 
   q.template start_copy<Tile::kThreads>(args.q.at(b, h), args.q.token, first_query, args.T);
-  start(k, k_rows, args.k.token, keys.end - 1);
+  start(k, args.k, keys.end - 1);
   Sums<kRowTiles, kHeadDim> out;
   Softmax<kRowTiles> softmax(args.scale_log2, args.bound_log2);
 
   for (int j = keys.end - 1; j >= keys.first; --j) {
     cuda::cp_async_wait<0>();
     __syncthreads();  // K(j) is here, and nobody reads V(j + 1) any more
-    start(v, v_rows, args.v.token, j);
+    start(v, args.v, j);
     const Seen part = seen(first_query + warp_row, kWarpRows, j * kBlockN, kBlockN, args.window);
     Sums<kRowTiles, kBlockN> s;
     if (part != Seen::kNone) scores(s, q, warp_row, k);
     cuda::cp_async_wait<0>();
     __syncthreads();  // V(j) is here, and nobody reads K(j) any more
-    if (j > keys.first) start(k, k_rows, args.k.token, j - 1);
+    if (j > keys.first) start(k, args.k, j - 1);
     if (part == Seen::kNone) continue;
     if (part == Seen::kSome) {
       for_each(s, [&](float& score, const Place& at) {
@@ -72,18 +72,14 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm)
     weighted(out, s, v);
   }
 
-  float lse[kRowTiles][2], scale[kRowTiles][2];
+  RowValues<kRowTiles> lse, scale;
   softmax.finish(lse, scale);
   if (lane_index() % kRowLanes == 0) {
     float* lse_rows = args.lse + (int64_t{b} * args.H + h) * args.T;
-#pragma unroll
-    for (int m = 0; m < kRowTiles; ++m) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int row = first_query + warp_row + m * kMmaRows + lane_index() / kRowLanes + half * 8;
-        if (row < args.T) lse_rows[row] = lse[m][half];
-      }
-    }
+    for_each_row<kRowTiles>([&](int m, int half) {
+      const int row = first_query + warp_row + m * kMmaRows + lane_index() / kRowLanes + half * 8;
+      if (row < args.T) lse_rows[row] = lse[m][half];
+    });
   }
   q.store(out, scale, warp_row, args.out.at(b, h), args.out.token, first_query, args.T);
 }

@@ -33,29 +33,27 @@ class BoundedSoftmax {
   template <int kColumns, int kHeadDim>
   __device__ __forceinline__ void add(Sums<kRowTiles, kColumns>& s,
                                       Sums<kRowTiles, kHeadDim>& /*out*/) {
-    for_each(s, [&](float& score, const Place& at) {
-      score = cuda::exp2_approx(fmaf(score, scale_, -bound_));
-      sum_[at.m][at.half()] += score;
+    for_each_row<kRowTiles>([&](int m, int half) {
+      for_row(s, m, half, [&](float& score) {
+        score = cuda::exp2_approx(fmaf(score, scale_, -bound_));
+        sum_[m][half] += score;
+      });
     });
   }
 
   // After the last tile: the logarithm of the sum, and what the output is to be scaled by.
-  __device__ __forceinline__ void finish(float (&lse)[kRowTiles][2],
-                                         float (&scale)[kRowTiles][2]) const {
-#pragma unroll
-    for (int m = 0; m < kRowTiles; ++m) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const float sum = cuda::reduce_lanes<kRowLanes>(sum_[m][half], cuda::Sum{});
-        lse[m][half] = logf(sum) + bound_ * kLn2;
-        scale[m][half] = 1.0f / sum;
-      }
-    }
+  __device__ __forceinline__ void finish(RowValues<kRowTiles>& lse,
+                                         RowValues<kRowTiles>& scale) const {
+    for_each_row<kRowTiles>([&](int m, int half) {
+      const float sum = cuda::reduce_lanes<kRowLanes>(sum_[m][half], cuda::Sum{});
+      lse[m][half] = logf(sum) + bound_ * kLn2;
+      scale[m][half] = 1.0f / sum;
+    });
   }
 
  private:
   const float scale_, bound_;
-  float sum_[kRowTiles][2] = {};
+  RowValues<kRowTiles> sum_ = {};
 };
 
 template <int kRowTiles>
@@ -63,61 +61,46 @@ class RunningSoftmax {
  public:
   __device__ __forceinline__ RunningSoftmax(float scale_log2, float /*bound_log2*/)
       : scale_(scale_log2) {
-#pragma unroll
-    for (int m = 0; m < kRowTiles; ++m) max_[m][0] = max_[m][1] = kMinusInfinity;
+    for_each_row<kRowTiles>([&](int m, int half) { max_[m][half] = kMinusInfinity; });
   }
 
   template <int kColumns, int kHeadDim>
   __device__ __forceinline__ void add(Sums<kRowTiles, kColumns>& s,
                                       Sums<kRowTiles, kHeadDim>& out) {
-    float before[kRowTiles][2];
-#pragma unroll
-    for (int m = 0; m < kRowTiles; ++m) {
-      before[m][0] = max_[m][0];
-      before[m][1] = max_[m][1];
-    }
-    for_each(s, [&](float score, const Place& at) {
-      float& max = max_[at.m][at.half()];
-      max = fmaxf(max, score);
-    });
-    float factor[kRowTiles][2];
-#pragma unroll
-    for (int m = 0; m < kRowTiles; ++m) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        max_[m][half] = cuda::reduce_lanes<kRowLanes>(max_[m][half], cuda::Max{});
-        factor[m][half] = cuda::exp2_approx(fmaf(before[m][half], scale_, -shift(m, half)));
-        sum_[m][half] *= factor[m][half];
-      }
-    }
-    for_each(out, [&](float& x, const Place& at) { x *= factor[at.m][at.half()]; });
-    for_each(s, [&](float& score, const Place& at) {
-      score = cuda::exp2_approx(fmaf(score, scale_, -shift(at.m, at.half())));
-      sum_[at.m][at.half()] += score;
+    for_each_row<kRowTiles>([&](int m, int half) {
+      const float before = max_[m][half];
+      float max = before;
+      for_row(s, m, half, [&](float score) { max = fmaxf(max, score); });
+      max_[m][half] = max = cuda::reduce_lanes<kRowLanes>(max, cuda::Max{});
+      const float shift = shift_of(max);
+      const float factor = cuda::exp2_approx(fmaf(before, scale_, -shift));
+      float sum = sum_[m][half] * factor;
+      for_row(out, m, half, [&](float& x) { x *= factor; });
+      for_row(s, m, half, [&](float& score) {
+        score = cuda::exp2_approx(fmaf(score, scale_, -shift));
+        sum += score;
+      });
+      sum_[m][half] = sum;
     });
   }
 
-  __device__ __forceinline__ void finish(float (&lse)[kRowTiles][2],
-                                         float (&scale)[kRowTiles][2]) const {
-#pragma unroll
-    for (int m = 0; m < kRowTiles; ++m) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const float sum = cuda::reduce_lanes<kRowLanes>(sum_[m][half], cuda::Sum{});
-        lse[m][half] = logf(sum) + shift(m, half) * kLn2;
-        scale[m][half] = 1.0f / sum;
-      }
-    }
+  __device__ __forceinline__ void finish(RowValues<kRowTiles>& lse,
+                                         RowValues<kRowTiles>& scale) const {
+    for_each_row<kRowTiles>([&](int m, int half) {
+      const float sum = cuda::reduce_lanes<kRowLanes>(sum_[m][half], cuda::Sum{});
+      lse[m][half] = logf(sum) + shift_of(max_[m][half]) * kLn2;
+      scale[m][half] = 1.0f / sum;
+    });
   }
 
  private:
   // A row that has seen no key yet has nothing to subtract: infinities would make NaN.
-  __device__ __forceinline__ float shift(int m, int half) const {
-    return max_[m][half] == kMinusInfinity ? 0.0f : max_[m][half] * scale_;
+  __device__ __forceinline__ float shift_of(float max) const {
+    return max == kMinusInfinity ? 0.0f : max * scale_;
   }
 
   const float scale_;
-  float max_[kRowTiles][2], sum_[kRowTiles][2] = {};
+  RowValues<kRowTiles> max_, sum_ = {};
 };
 
 }  // namespace nanochat::attention

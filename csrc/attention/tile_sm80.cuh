@@ -38,6 +38,30 @@ struct Sums {
   float at[kRowTiles][kColumnTiles][4] = {};
 };
 
+// One number for each row of a lane: row 16 m + g + 8 half at [m][half].
+template <int kRowTiles>
+using RowValues = float[kRowTiles][2];
+
+// Calls f(m, half) for the rows of a lane.
+template <int kRowTiles, typename F>
+__device__ __forceinline__ void for_each_row(const F& f) {
+#pragma unroll
+  for (int m = 0; m < kRowTiles; ++m) {
+    f(m, 0);
+    f(m, 1);
+  }
+}
+
+// Calls f(sum) for the sums of row [m][half].
+template <int kRowTiles, int kColumns, typename F>
+__device__ __forceinline__ void for_row(Sums<kRowTiles, kColumns>& s, int m, int half, const F& f) {
+#pragma unroll
+  for (int n = 0; n < kColumns / kMmaColumns; ++n) {
+    f(s.at[m][n][2 * half]);
+    f(s.at[m][n][2 * half + 1]);
+  }
+}
+
 // The first operand of a product over D, in registers.
 template <int kRowTiles, int kHeadDim>
 struct Fragments {
@@ -90,7 +114,7 @@ class SharedTile {
   // below T, by way of the tile's rows row .., which nobody else may use.
   template <int kRowTiles>
   __device__ __forceinline__ void store(const Sums<kRowTiles, kHeadDim>& sums,
-                                        const float (&scale)[kRowTiles][2], int row, BFloat16* to,
+                                        const RowValues<kRowTiles>& scale, int row, BFloat16* to,
                                         int64_t stride, int first, int T) const {
     const int lane = lane_index(), g = lane / 4, t = lane % 4;
     __syncwarp();  // lanes may still read what they overwrite
@@ -165,7 +189,8 @@ __device__ __forceinline__ void scores(Sums<kRowTiles, kColumns>& c,
                                        const SharedTile<kRows, kHeadDim>& a, int row,
                                        const SharedTile<kColumns, kHeadDim>& b) {
   const int lane = cuda::opaque(lane_index());
-#pragma unroll
+// Unrolled further, the loads of all steps would start at once and wait in registers.
+#pragma unroll 2
   for (int k = 0; k < kHeadDim / kMmaDepth; ++k) {
     uint32_t rows[kRowTiles][4];
 #pragma unroll
@@ -214,28 +239,26 @@ __device__ __forceinline__ void weighted(Sums<kRowTiles, kHeadDim>& c,
 
 // One of the sums of a lane: i of mma (m, n).
 struct Place {
-  int m, n, i;
+  int m, n, i, lane;
 
   // Counted from 0 in the warp's.
-  __device__ __forceinline__ int row() const {
-    return m * kMmaRows + lane_index() / 4 + half() * 8;
-  }
-  __device__ __forceinline__ int column() const {
-    return n * kMmaColumns + lane_index() % 4 * 2 + i % 2;
-  }
+  __device__ __forceinline__ int row() const { return m * kMmaRows + lane / 4 + half() * 8; }
+  __device__ __forceinline__ int column() const { return n * kMmaColumns + lane % 4 * 2 + i % 2; }
   // Rows of a lane are [m][half].
   __device__ __forceinline__ int half() const { return i / 2; }
 };
 
-// Calls f(sum, place) for all sums of a lane.
+// Calls f(sum, place) for all sums of a lane. The lane is opaque, lest the place of each sum be
+// kept from one tile to the next.
 template <int kRowTiles, int kColumns, typename F>
 __device__ __forceinline__ void for_each(Sums<kRowTiles, kColumns>& s, const F& f) {
+  const int lane = cuda::opaque(lane_index());
 #pragma unroll
   for (int m = 0; m < kRowTiles; ++m) {
 #pragma unroll
     for (int n = 0; n < kColumns / kMmaColumns; ++n) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) f(s.at[m][n][i], Place{m, n, i});
+      for (int i = 0; i < 4; ++i) f(s.at[m][n][i], Place{m, n, i, lane});
     }
   }
 }
