@@ -31,7 +31,7 @@ struct SharedTile {
                                        int batch) const {
 #pragma unroll
     for (int panel = 0; panel < kPanels; ++panel) {
-      cuda::tma_load(data + panel * kPanelBytes, map, full, panel * cuda::kPanelColumns, row, head,
+      cuda::tma_load(data + panel * kPanelBytes, map, full, panel * cuda::kPanelColumns, head, row,
                      batch);
     }
   }
@@ -79,8 +79,8 @@ __device__ __forceinline__ void scores(float (&c)[kN / 2], const GroupTile<kHead
   for (int k = 0; k < kHeadDim / kDepth; ++k) {
     const int panel = k / kSteps, column = k % kSteps * kDepth;
     cuda::wgmma<kN, cuda::Major::kK>(
-        c, cuda::k_major_descriptor(a_address + panel * a.kPanelBytes, 0, column),
-        cuda::k_major_descriptor(b_address + panel * b.kPanelBytes, 0, column), k > 0);
+        c, cuda::k_major_descriptor(a_address + panel * a.kPanelBytes, column),
+        cuda::k_major_descriptor(b_address + panel * b.kPanelBytes, column), k > 0);
   }
 }
 
@@ -151,8 +151,8 @@ __device__ __forceinline__ void store(const float (&c)[kHeadDim / 2], const floa
   if (thread == 0) {
 #pragma unroll
     for (int panel = 0; panel < tile.kPanels; ++panel) {
-      cuda::tma_store(map, tile.data + panel * tile.kPanelBytes, panel * cuda::kPanelColumns, row,
-                      head, batch);
+      cuda::tma_store(map, tile.data + panel * tile.kPanelBytes, panel * cuda::kPanelColumns, head,
+                      row, batch);
     }
     cuda::tma_store_finish();
   }

@@ -74,10 +74,6 @@ __device__ __forceinline__ void mbarrier_wait(uint64_t* barrier, uint32_t parity
 // ---- TMA: one thread copies a box of a tensor of rank 4. Outside of the tensor a load gives zeros
 // and a store does nothing.
 
-__device__ __forceinline__ void prefetch_tensor_map(const CUtensorMap* map) {
-  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
-}
-
 __device__ __forceinline__ void tma_load(void* shared, const CUtensorMap* map, uint64_t* barrier,
                                          int c0, int c1, int c2, int c3) {
   asm volatile(

@@ -30,9 +30,9 @@ NANOCHAT_HD uint64_t sw128_descriptor(uint32_t address, uint32_t leading_bytes) 
          kSwizzle128 << 62;
 }
 
-// Operand whose k is contiguous: rows `row` .. of a panel, k from `column`, a multiple of 16.
-NANOCHAT_HD uint64_t k_major_descriptor(uint32_t panel, int row, int column) {
-  return sw128_descriptor(panel + static_cast<uint32_t>(row * kPanelRowBytes + column * 2), 0);
+// Operand whose k is contiguous, from `column`, a multiple of 16; its other dimension is the rows.
+NANOCHAT_HD uint64_t k_major_descriptor(uint32_t panel, int column) {
+  return sw128_descriptor(panel + static_cast<uint32_t>(column * 2), 0);
 }
 
 // Operand whose k runs down the rows, from `row`, a multiple of 16; its other dimension is the

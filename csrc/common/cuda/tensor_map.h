@@ -1,6 +1,6 @@
 // Host side of TMA: describes a (B, T, H, D) tensor of bf16 to the copy engine, in boxes of `rows`
 // tokens by 64 columns that lie swizzled in shared memory (sw128.h). Coordinates of the engine:
-// (column, token, head, batch).
+// (column, head, token, batch).
 //
 // The driver's encoder is asked for by name at run time: no link with libcuda, so the module
 // imports on a machine without a driver.
@@ -53,14 +53,15 @@ namespace detail {
 [[nodiscard]] inline CUtensorMap make_tensor_map(const TensorView& view, int rows) {
   static const auto encode = detail::tensor_map_encoder();
   const auto size = [&](int i) { return static_cast<cuuint64_t>(view.sizes[i]); };
-  // What there is one of is never stepped over, but its stride must obey the rule, too.
-  const auto stride_bytes = [&](int i) {
-    const int64_t elements = view.sizes[i] <= 1 ? view.sizes[3] : view.strides[i];
-    return static_cast<cuuint64_t>(elements) * sizeof(BFloat16);
+  // What there is one of is never stepped over, but its stride must be a stride, too.
+  const auto stride_bytes = [&](int i, cuuint64_t inner_bytes) {
+    return size(i) <= 1 ? inner_bytes : static_cast<cuuint64_t>(view.strides[i]) * sizeof(BFloat16);
   };
-  const cuuint64_t sizes[] = {size(3), size(1), size(2), size(0)};
-  const cuuint64_t strides[] = {stride_bytes(1), stride_bytes(2), stride_bytes(0)};
-  const cuuint32_t box[] = {kPanelColumns, static_cast<cuuint32_t>(rows), 1, 1};
+  const cuuint64_t head = stride_bytes(2, size(3) * sizeof(BFloat16));
+  const cuuint64_t token = stride_bytes(1, head * size(2));
+  const cuuint64_t batch = stride_bytes(0, token * size(1));
+  const cuuint64_t sizes[] = {size(3), size(2), size(1), size(0)}, strides[] = {head, token, batch};
+  const cuuint32_t box[] = {kPanelColumns, 1, static_cast<cuuint32_t>(rows), 1};
   const cuuint32_t steps[] = {1, 1, 1, 1};
   CUtensorMap map;
   const CUresult status =

@@ -237,5 +237,6 @@ int main() {
         ++number;
       }
     }
+    attention::test_shape({2, 600, 2, 1, D, 300}, false);  // rings that come round more than once
   }
 }

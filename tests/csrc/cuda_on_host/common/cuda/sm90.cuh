@@ -394,8 +394,6 @@ inline void mbarrier_wait(uint64_t* barrier, uint32_t parity) {
       [&] { return std::bit_cast<on_host::Barrier>(*barrier).phase != parity; });
 }
 
-inline void prefetch_tensor_map(const CUtensorMap* /*map*/) {}
-
 inline void tma_load(void* shared, const CUtensorMap* map, uint64_t* barrier, int c0, int c1,
                      int c2, int c3) {
   const auto copy = on_host::copy_of(shared_address(shared), map, barrier, c0, c1, c2, c3);
