@@ -8,6 +8,7 @@ void bind_encoder(pybind11::module_& m);
 void bind_packer(pybind11::module_& m);
 void bind_attention(pybind11::module_& m);
 void bind_cross_entropy(pybind11::module_& m);
+void bind_muon(pybind11::module_& m);
 void bind_engine(pybind11::module_& m);
 void bind_sampler(pybind11::module_& m);
 }  // namespace nanochat
@@ -21,6 +22,7 @@ PYBIND11_MODULE(_core, m) {
   nanochat::bind_packer(m);
   nanochat::bind_attention(m);
   nanochat::bind_cross_entropy(m);
+  nanochat::bind_muon(m);
   nanochat::bind_engine(m);
   nanochat::bind_sampler(m);
 }

@@ -4,6 +4,8 @@
 #include "common/cuda/device.h"
 #include "cross_entropy/cross_entropy.h"
 #include "engine/cuda/cuda_model.h"
+#include "muon/adamw.h"
+#include "muon/muon.h"
 
 namespace nanochat {
 namespace {
@@ -51,6 +53,22 @@ void forward_cuda(const Rows& /*p*/, const Placement& /*where*/) {
 }
 
 }  // namespace cross_entropy
+
+namespace muon {
+
+void step_cuda(const Step& /*p*/, const Placement& /*where*/) {
+  fail("muon");
+}
+
+}  // namespace muon
+
+namespace adamw {
+
+void step_cuda(const Step& /*p*/, const Placement& /*where*/) {
+  fail("adamw");
+}
+
+}  // namespace adamw
 
 namespace engine {
 

@@ -147,6 +147,37 @@ def cross_entropy_rows(
     with_gradient: bool,
 ) -> None: ...
 
+# Muon and AdamW
+def muon_step(
+    where: _Placement,
+    grads: Sequence[_View],
+    params: Sequence[_View],
+    momentum_buffer: _View,
+    second_moment: _View,
+    workspace: _View | None,
+    *,
+    is_bf16: bool,
+    lr: float,
+    momentum: float,
+    beta2: float,
+    weight_decay: float,
+) -> None: ...
+def muon_workspace_size(K: int, m: int, n: int) -> int: ...
+def adamw_step(
+    where: _Placement,
+    params: Sequence[_View],
+    grads: Sequence[_View],
+    exp_avg: Sequence[_View],
+    exp_avg_sq: Sequence[_View],
+    *,
+    step: int,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+) -> None: ...
+
 # Engine
 def best_isa() -> int: ...
 

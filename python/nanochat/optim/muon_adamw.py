@@ -1,7 +1,7 @@
 """The optimizer: Muon for the matrices of the blocks, AdamW for all else, over one rank or many.
 
 A step has three phases, so that communication runs under arithmetic: launch the reduction of every
-gradient; then, tensor by tensor, wait for its reduction, update the own part, launch its gather;
+gradient; then, group by group, wait for its reduction, update the own part, launch its gather;
 then wait for the gathers. With one rank the same phases run without communication.
 
 The state is saved as whole logical tensors under the names of the parameters, so a checkpoint knows
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from nanochat.common.ranks import compute_dtype
-from nanochat.optim.adamw import AdamWTensor
+from nanochat.optim.adamw import AdamWList
 from nanochat.optim.collectives import World
 from nanochat.optim.muon import MuonStack
 
@@ -40,7 +40,7 @@ class MuonAdamW(torch.optim.Optimizer):
             fp32; decided here, once.
     Gradients: local sums, already divided by the global number of targets: ranks are summed, not
         averaged. Every parameter needs one, and a step consumes them (over several ranks they hold
-        partial sums afterwards). What a NaN does: ``muon.muon_update``; the loop guards against it.
+        partial sums afterwards). What a NaN does: ``ops.muon``; the loop guards against it.
     Raises: ValueError for groups that break these rules.
     """
 
@@ -50,7 +50,7 @@ class MuonAdamW(torch.optim.Optimizer):
         self._world = World.current()
         self._inner_dtype = inner_dtype
         self._names: set[str] = set()
-        self._parts: list[AdamWTensor | MuonStack] = []
+        self._parts: list[AdamWList | MuonStack] = []
         super().__init__(groups, defaults={})
 
     @property
@@ -65,8 +65,7 @@ class MuonAdamW(torch.optim.Optimizer):
         names, params = group["names"], group["params"]
         self._names.update(names)
         if group["kind"] == "adamw":
-            for name, param in zip(names, params, strict=True):
-                self._parts.append(AdamWTensor(name, param, group, self._world))
+            self._parts.append(AdamWList(names, params, group, self._world))
         else:
             if self._inner_dtype is None:
                 self._inner_dtype = compute_dtype(params[0].device)

@@ -1,52 +1,65 @@
-"""AdamW against torch.optim.AdamW where both are defined, and fp32 moments for bf16 parameters."""
+"""One rank's share of AdamW's tensors: updated in place, all of a group in one pass."""
 
 from __future__ import annotations
 
 import torch
+from torch import nn
 
-from nanochat.optim.adamw import adamw_update
+from nanochat import ops
+from nanochat.optim.adamw import AdamWList
+from nanochat.optim.collectives import World
 
 SETTINGS = {"lr": 0.03, "betas": (0.8, 0.96), "eps": 1e-10, "weight_decay": 0.1}
 
 
-def test_matches_torch() -> None:
-    start = torch.randn(7, 13)
-    reference = torch.nn.Parameter(start.clone())
-    optimizer = torch.optim.AdamW([reference], **SETTINGS)
-    param, exp_avg, exp_avg_sq = start.clone(), torch.zeros(7, 13), torch.zeros(7, 13)
-    for step in range(1, 11):
-        grad = torch.randn(7, 13)
-        reference.grad = grad.clone()
-        optimizer.step()
-        adamw_update(grad, param, exp_avg, exp_avg_sq, step=step, **SETTINGS)
-        torch.testing.assert_close(param, reference.detach(), rtol=2e-6, atol=2e-7)
-    state = optimizer.state[reference]
-    torch.testing.assert_close(exp_avg, state["exp_avg"], rtol=1e-5, atol=1e-7)
-    torch.testing.assert_close(exp_avg_sq, state["exp_avg_sq"], rtol=1e-5, atol=1e-7)
+def build() -> tuple[list[nn.Parameter], AdamWList]:
+    params = [nn.Parameter(torch.ones(4, 3)), nn.Parameter(torch.tensor(1.0))]
+    return params, AdamWList(["table", "scalar"], params, SETTINGS, World(0, 1))
 
 
-def test_scalars_have_no_dimensions_to_spare() -> None:
-    param, exp_avg, exp_avg_sq = torch.tensor(1.0), torch.tensor(0.0), torch.tensor(0.0)
-    settings = SETTINGS | {"weight_decay": 0.0}
-    adamw_update(torch.tensor(5.0), param, exp_avg, exp_avg_sq, step=1, **settings)
-    torch.testing.assert_close(param, torch.tensor(1.0 - 0.03))  # the first step is lr * sign
+def run(params: list[nn.Parameter], part: AdamWList, steps: int) -> None:
+    for _ in range(steps):
+        for param in params:
+            param.grad = torch.full_like(param, 0.5)
+        part.launch_reduce()
+        part.update()
+        part.finish()
 
 
-def test_zero_gradient_only_decays() -> None:
-    param = torch.ones(5)
-    adamw_update(torch.zeros(5), param, torch.zeros(5), torch.zeros(5), step=1, **SETTINGS)
-    torch.testing.assert_close(param, torch.full((5,), 1 - 0.03 * 0.1))
+def test_is_the_op_on_the_parameters_themselves() -> None:
+    params, part = build()
+    addresses = [param.data_ptr() for param in params]
+    run(params, part, 2)
+    assert [param.data_ptr() for param in params] == addresses
+    expected = [torch.ones(4, 3), torch.tensor(1.0)]
+    grads = [torch.full_like(p, 0.5) for p in expected]
+    moments = [[torch.zeros_like(p) for p in expected] for _ in range(2)]
+    for step in (1, 2):
+        ops.adamw(expected, grads, *moments, step=step, **SETTINGS)
+    assert all(torch.equal(p, q) for p, q in zip(params, expected, strict=True))
 
 
-def test_bf16_parameters_keep_moving_moments() -> None:
-    param = torch.randn(64, dtype=torch.bfloat16)
-    exp_avg, exp_avg_sq = torch.zeros(64), torch.ones(64)
-    grad = torch.full((64,), 1.1, dtype=torch.bfloat16)
-    settings = SETTINGS | {"betas": (0.8, 0.995)}
-    before = param.clone()
-    adamw_update(grad, param, exp_avg, exp_avg_sq, step=1, **settings)
-    # 0.1 % above one: a bf16 moment would have stayed at one.
-    expected = 0.995 + 0.005 * float(grad[0]) ** 2
-    torch.testing.assert_close(exp_avg_sq, torch.full((64,), expected))
-    assert param.dtype == torch.bfloat16
-    assert not torch.equal(param, before)
+def test_states_are_named_after_each_tensor() -> None:
+    params, part = build()
+    run(params, part, 3)
+    state = dict(part.full_state())
+    assert {key: tuple(tensor.shape) for key, tensor in state.items()} == {
+        "table/step": (),
+        "table/exp_avg": (4, 3),
+        "table/exp_avg_sq": (4, 3),
+        "scalar/step": (),
+        "scalar/exp_avg": (),
+        "scalar/exp_avg_sq": (),
+    }
+    assert {key: tuple(shape) for key, shape in part.state_shapes().items()} == {
+        key: tuple(tensor.shape) for key, tensor in state.items()
+    }
+    assert int(state["table/step"]) == int(state["scalar/step"]) == 3
+
+    copies, resumed = build()
+    for copy, param in zip(copies, params, strict=True):
+        copy.data.copy_(param.data)
+    resumed.load({key: tensor.clone() for key, tensor in state.items()})
+    run(copies, resumed, 1)
+    run(params, part, 1)
+    assert all(torch.equal(p, q) for p, q in zip(params, copies, strict=True))
