@@ -88,11 +88,10 @@ class Block {
       : kernel_(kernel),
         num_threads_(num_threads),
         serial_(num_blocks_++),
-        dynamic_shared_(shared_bytes / sizeof(SharedLine), SharedLine{}),
+        dynamic_shared_(shared_bytes / sizeof(SharedLine), unwritten()),
         warps_(num_threads / kWarp) {
     if (num_threads % kWarp != 0 || num_threads > kMaxThreads) fail("a block of that size");
     if (shared_bytes % sizeof(SharedLine) != 0) fail("shared memory ends inside of a line");
-    std::memset(static_cast<void*>(dynamic_shared_.data()), 0xff, shared_bytes);
     while (static_cast<int>(fibers_.size()) < num_threads) {
       fibers_.push_back(std::make_unique<Fiber>(&Block::serve));
     }
@@ -106,10 +105,12 @@ class Block {
       has_progress_ = false;
       for (index_ = 0; index_ < num_threads_; ++index_) {
         if (fibers_[index_]->is_done) continue;
+        if (index_ / kWarp == late_warp && !is_late_due_) continue;
         threadIdx = {static_cast<unsigned>(index_), 0, 0};
         if (__builtin_setjmp(scheduler_) == 0) fibers_[index_]->resume();
       }
-      if (!has_progress_ && !when_idle()) {
+      const bool was_late_due = std::exchange(is_late_due_, !has_progress_);
+      if (!has_progress_ && was_late_due && !when_idle()) {
         fail("threads wait for each other: a barrier that not all reach");
       }
     }
@@ -142,6 +143,15 @@ class Block {
 
   void note_progress() { has_progress_ = true; }
 
+  // Lets the others go first.
+  void pause() {
+    has_progress_ = true;
+    yield(*fibers_[index_]);
+  }
+
+  // A warp that runs only when no other can; a test sets it before a launch. -1: none.
+  inline static int late_warp = -1;
+
   // Called when all threads wait: finishes work that is nobody's, or has none and returns false.
   inline static bool (*when_idle)() = [] { return false; };
 
@@ -156,6 +166,11 @@ class Block {
   struct SharedLine {
     alignas(128) char bytes[128];
   };
+  static SharedLine unwritten() {
+    SharedLine line;
+    std::memset(line.bytes, 0xff, sizeof line.bytes);
+    return line;
+  }
 
   static void serve() {
     for (;;) {
@@ -203,6 +218,7 @@ class Block {
   int index_ = 0;
   int alive_ = 0;
   bool has_progress_ = false;
+  bool is_late_due_ = false;
 };
 
 inline void run_grid(dim3 grid, dim3 block, size_t shared_bytes,

@@ -3,7 +3,7 @@
 // that the rules allow:
 //   wgmma      reads its operands in shared memory when the group is waited for; until then its
 //              accumulators are NaN
-//   TMA load   at once, or (tma_is_lazy) when no thread can go on without it
+//   TMA load   at once, or (tma_is_lazy) when no thread can go on without it, the newest first
 //   TMA store  reads shared memory when it is waited for
 // Rules that a result may not show are checked: fences before wgmma and TMA stores, registers that
 // a wait must name, alignment, descriptors that differ among lanes.
@@ -314,8 +314,9 @@ struct Loads {
   static bool finish_one() {
     std::vector<Copy>& waiting = now().waiting;
     if (waiting.empty()) return false;
-    waiting.front().load();
-    waiting.erase(waiting.begin());
+    const Copy newest = waiting.back();
+    waiting.pop_back();
+    newest.load();
     return true;
   }
 };
@@ -380,6 +381,7 @@ inline void mbarrier_init_fence() {}
 
 inline void mbarrier_arrive(uint64_t* barrier) {
   on_host::change(barrier, [](on_host::Barrier& b) { --b.missing; });
+  on_host::block().pause();
 }
 
 inline void mbarrier_arrive_expect(uint64_t* barrier, uint32_t bytes) {
@@ -433,6 +435,7 @@ inline void named_barrier_sync(int id, int threads) {
 
 inline void named_barrier_arrive(int id, int threads) {
   on_host::NamedBarrier::of(id).arrive(threads);
+  on_host::block().pause();
 }
 
 template <int kRegisters>
