@@ -292,11 +292,11 @@ def _save_attention(
 
 
 def _autograd_attention(ctx: Any, dout: Tensor, *_: Any) -> tuple[Any, ...]:
-    has_values = ctx.saved_tensors[-1] is not None
+    saved = ctx.saved_tensors  # may be asked for once only, under activation checkpointing
     dq, dk, dv, dve, dgate = torch.ops.nanochat.attention_backward(
-        dout, *ctx.saved_tensors, window=ctx.window, qk_scale=ctx.qk_scale
+        dout, *saved, window=ctx.window, qk_scale=ctx.qk_scale
     )
-    return dq, dk, dv, None, None, *((dve, dgate) if has_values else (None, None))
+    return dq, dk, dv, None, None, *((dve, dgate) if saved[-1] is not None else (None, None))
 
 
 # v_hat, dve and dgate are empty without value embeddings.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from importlib import import_module
 
@@ -12,7 +14,7 @@ from torch import Tensor
 from nanochat import _core, ops
 from nanochat.ops import native
 from nanochat.ops.backends import CPU_LEVELS
-from nanochat.testing.numerics import assert_as_good_as, same_bits
+from nanochat.testing.numerics import assert_as_good_as, relative_error, same_bits
 
 
 def force_level(level: str) -> AbstractContextManager[None]:
@@ -131,6 +133,7 @@ def test_loss_and_gradients_of_the_head(
 ) -> None:
     C, V, vocab_size = 24, 320, 300
     module = import_module("nanochat.ops.cross_entropy")  # its name in the package is the function
+    monkeypatch.setattr(module, "_MIN_CHUNK_ROWS", 256)
     monkeypatch.setitem(module._CHUNK_ELEMENTS, "cpu", 256 * V)  # so 600 rows are three chunks
     x, weight, targets = head(N, C, vocab_size, dtype)
     weight = torch.cat((weight.detach(), torch.randn(V - vocab_size, C).to(dtype)))
@@ -150,6 +153,62 @@ def test_loss_and_gradients_of_the_head(
     for name, a, b, c in zip(("loss", "dx", "dW", "nats"), ours, theirs, oracle, strict=True):
         assert_as_good_as(a, b, c, name)
     assert not ours[2][vocab_size:].any()
+
+
+def test_the_error_of_dw_does_not_grow_with_the_number_of_chunks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    N, V = 8192, 512
+    module = import_module("nanochat.ops.cross_entropy")
+    x, weight, targets = head(N, 64, V, torch.bfloat16)
+    leaves = x.detach().double(), weight.detach().double().requires_grad_()
+    with ops.force("reference"):
+        (exact,) = torch.autograd.grad(ops.cross_entropy(*leaves, targets), leaves[1])
+
+    def error_of_dw(rows: int) -> float:
+        monkeypatch.setattr(module, "_MIN_CHUNK_ROWS", 256)
+        monkeypatch.setitem(module._CHUNK_ELEMENTS, "cpu", rows * V)
+        _, _, dw = torch.ops.nanochat.cross_entropy(
+            x.detach(), weight.detach(), targets,
+            softcap=15.0, ignore_index=-1, vocab_size=V, needs_dx=False, needs_dw=True,
+        )  # fmt: skip
+        assert dw.dtype == torch.float32
+        return relative_error(dw, exact)
+
+    at_once = error_of_dw(N)
+    assert at_once < 2.0**-8, "of the order of a rounding of dlogits"
+    assert error_of_dw(N // 8) <= 1.1 * at_once
+    assert error_of_dw(N // 32) <= 1.1 * at_once
+
+
+def peak_bytes(run: Callable[[], object]) -> int:
+    """Most memory that tensors held at once, beyond what was there before."""
+    with torch.profiler.profile(profile_memory=True) as profile:
+        run()
+    assert profile.profiler is not None
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    held = itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns()))
+    return max(held)
+
+
+def test_peak_memory_is_one_chunk_however_many_rows() -> None:
+    C, V = 16, 4096
+
+    def peak(N: int, path: ops.Path) -> int:
+        x, weight, targets = head(N, C, V, torch.bfloat16)
+
+        def run() -> tuple[Tensor, ...]:
+            with ops.force(path):
+                loss = ops.cross_entropy(x, weight, targets)
+            return torch.autograd.grad(loss, (x, weight))
+
+        return peak_bytes(run)
+
+    chunk, dw = 1024 * V * 2, V * C * 4
+    for N in (1024, 4096):
+        per_row = C * 2 * 3 + 4  # dx, scaled and not, with a temporary of as much; nats
+        assert chunk <= peak(N, "native") <= chunk + 4 * dw + N * per_row + 4096
+        assert peak(N, "reference") >= 4 * N * V, "what the test would see if there were no chunks"
 
 
 def test_only_the_gradients_that_are_wanted() -> None:
