@@ -28,7 +28,7 @@ struct BackwardLoops : Tiles<T, N, dot> {
     Word *q_rows, *dout_rows;  // [num_rows][words]
     Word *q_room, *dout_room;  // for the pairs
     const Word *q, *dout;      // [num_rows / kPerWord][floats], paired
-    F *lse, *delta;            // [num_rows]
+    F *lse, *delta;            // [num_rows], lse to base 2
     F* dq;                     // [num_rows][floats]
     // Of a head of keys.
     F *dk, *dv;  // [num_rows][floats]
@@ -41,7 +41,7 @@ struct BackwardLoops : Tiles<T, N, dot> {
     // Of a span of queries and one of keys, of weights and of gradients of scores.
     Word *p, *ds;  // [kSpan / kPerWord][kSpan]
     // Of six queries and a span of keys.
-    F* p_rows;      // [kRows][kSpan]
+    F *s, *dp;      // [kRows][kSpan]
     Word* ds_rows;  // [kRows][kSpan / kPerWord]
     int64_t bytes;
 
@@ -60,7 +60,7 @@ struct BackwardLoops : Tiles<T, N, dot> {
       keys_room = take_words(dot ? kSpan * w.words : 0);
       keys_paired = nullptr;
       p = take_words(kSpan * kSpan / kPerWord), ds = take_words(kSpan * kSpan / kPerWord);
-      p_rows = take(kRows * kSpan);
+      s = take(kRows * kSpan), dp = take(kRows * kSpan);
       ds_rows = take_words(kRows * kSpan / kPerWord);
       bytes = room.next - scratch;
     }
@@ -101,6 +101,7 @@ struct BackwardLoops : Tiles<T, N, dot> {
                     const Widths& w) {
     const Head head(to, b, h);
     for (int64_t t = 0; t < to.sizes[1]; ++t) {
+      head.template prefetch<true>(t, w.D);
       Base::write_row(head.row(t), from + t * w.floats, static_cast<F>(factor), w.D);
     }
   }
@@ -120,7 +121,7 @@ struct BackwardLoops : Tiles<T, N, dot> {
         delta.add(simd::read<Step>(out.row(t) + d) * simd::read<Step>(dout.row(t) + d));
       });
       p.delta.as<F>()[first + t] = block.delta[t] = delta.total();
-      block.lse[t] = p.lse.as<const F>()[first + t];
+      block.lse[t] = p.lse.as<const F>()[first + t] * static_cast<F>(kLog2E);
     }
     for (int64_t t = T_; t < block.num_rows; ++t) block.lse[t] = block.delta[t] = 0;
   }
@@ -146,8 +147,9 @@ struct BackwardLoops : Tiles<T, N, dot> {
       const int64_t end = high < kSpan ? round_up(high, N) : kSpan;
       weigh(p, first, query, key, begin, end, block);
       Word* const ds = left_rows(block, block.ds + (first - query) / kPerWord * kSpan);
-      Base::multiply_into(block.dq + first * f, f, f, ds + begin / kPerWord, kSpan / kPerWord, 1,
-                          block.keys_paired + begin / kPerWord * f, f, (end - begin) / kPerWord);
+      Base::template multiply<true>(block.dq + first * f, f, f, ds + begin / kPerWord,
+                                    kSpan / kPerWord, 1, block.keys_paired + begin / kPerWord * f,
+                                    f, (end - begin) / kPerWord);
     }
     // Queries that see key j are j to j + window.
     for (int64_t first = key; first < key + kSpan && first < T_; first += kRows) {
@@ -157,10 +159,10 @@ struct BackwardLoops : Tiles<T, N, dot> {
           round_up((last + 1 < query_end ? last + 1 : query_end) - query, kPerWord) / kPerWord;
       if (begin >= end) continue;
       const int64_t at = begin * kSpan + first - key, row = (query / kPerWord + begin) * f;
-      Base::multiply_into(block.dv + first * f, f, f, block.p + at, 1, kSpan, block.dout + row, f,
-                          end - begin);
-      Base::multiply_into(block.dk + first * f, f, f, block.ds + at, 1, kSpan, block.q + row, f,
-                          end - begin);
+      Base::template multiply<true>(block.dv + first * f, f, f, block.p + at, 1, kSpan,
+                                    block.dout + row, f, end - begin);
+      Base::template multiply<true>(block.dk + first * f, f, f, block.ds + at, 1, kSpan,
+                                    block.q + row, f, end - begin);
     }
   }
 
@@ -168,55 +170,38 @@ struct BackwardLoops : Tiles<T, N, dot> {
   static void weigh(const Backward& p, int64_t first, int64_t query, int64_t key, int64_t begin,
                     int64_t end, const Block& block) {
     const Widths& w = block.w;
-    const F scale = static_cast<F>(p.scale);
+    const F scale = static_cast<F>(p.scale * kLog2E);
     const int64_t at = (first - query) / kPerWord * kSpan;
     Word* const p_pairs = block.p + at;
     Word* const ds_pairs = block.ds + at;
-    F* const p_rows = numbers(block.p_rows, p_pairs);
-    Base::for_each_panel(begin, end, [&](auto width, int64_t column) {
-      constexpr int kWidth = decltype(width)::value;
-      const auto weights = [&](auto masked) NANOCHAT_INLINE_LAMBDA {
-        typename Base::template Acc<kWidth> acc = {};
-        Base::template multiply<kWidth>(acc, block.q_rows + first * w.words, w.words, 1,
-                                        block.keys + column, kSpan, w.depth);
+    Word* const ds_rows = left_rows(block, ds_pairs);
+    Base::template multiply<false>(block.s + begin, kSpan, end - begin,
+                                   block.q_rows + first * w.words, w.words, 1, block.keys + begin,
+                                   kSpan, w.depth);
+    Base::template multiply<false>(block.dp + begin, kSpan, end - begin,
+                                   block.dout_rows + first * w.words, w.words, 1,
+                                   block.values + begin, kSpan, w.depth);
+    for (int64_t column = begin; column < end; column += N) {
+      const auto rows = [&](auto masked) NANOCHAT_INLINE_LAMBDA {
+        V weights[kRows], gradients[kRows];
         NANOCHAT_UNROLL
         for (int r = 0; r < kRows; ++r) {
-          const F lse = block.lse[first + r];
-          NANOCHAT_UNROLL
-          for (int v = 0; v < kWidth; ++v) {
-            V& x = acc[r][v];
-            x = Base::exp(x * scale - lse);
-            if constexpr (decltype(masked)::value) {
-              const int64_t i = first + r;
-              x = Base::where_visible(x, V{}, key + column + v * N, first_key(i, p.window), i + 1);
-            }
-            Base::write(p_rows + r * kSpan + column + v * N, x);
+          const int64_t i = first + r, cell = r * kSpan + column;
+          V x = Base::exp2(Base::read(block.s + cell) * scale - block.lse[i]);
+          if constexpr (decltype(masked)::value) {
+            x = Base::where_visible(x, V{}, key + column, first_key(i, p.window), i + 1);
           }
+          weights[r] = x;
+          gradients[r] = x * (Base::read(block.dp + cell) - block.delta[i]);
+          Base::put_row(ds_rows + cell / kPerWord, gradients[r]);
         }
-        put_pairs<kWidth>(p_pairs + column, acc);
+        put_columns(p_pairs + column, weights);
+        put_columns(ds_pairs + column, gradients);
       };
-      const bool is_edge = key + column + kWidth * N - 1 > first ||
-                           key + column < first_key(first + kRows - 1, p.window);
-      is_edge ? weights(std::true_type{}) : weights(std::false_type{});
-    });
-    Base::for_each_panel(begin, end, [&](auto width, int64_t column) {
-      constexpr int kWidth = decltype(width)::value;
-      typename Base::template Acc<kWidth> acc = {};
-      Base::template multiply<kWidth>(acc, block.dout_rows + first * w.words, w.words, 1,
-                                      block.values + column, kSpan, w.depth);
-      NANOCHAT_UNROLL
-      for (int r = 0; r < kRows; ++r) {
-        const F delta = block.delta[first + r];
-        NANOCHAT_UNROLL
-        for (int v = 0; v < kWidth; ++v) {
-          V& x = acc[r][v];
-          const int64_t i = column + v * N;
-          x = Base::read(p_rows + r * kSpan + i) * (x - delta);
-          Base::put_row(left_rows(block, ds_pairs) + r * (kSpan / kPerWord) + i / kPerWord, x);
-        }
-      }
-      put_pairs<kWidth>(ds_pairs + column, acc);
-    });
+      const bool is_edge =
+          key + column + N - 1 > first || key + column < first_key(first + kRows - 1, p.window);
+      is_edge ? rows(std::true_type{}) : rows(std::false_type{});
+    }
     for (Word* const pairs : {p_pairs, ds_pairs}) {
       for (int r = 0; r < kRows / kPerWord; ++r) {
         Word* const row = pairs + r * kSpan;
@@ -226,32 +211,20 @@ struct BackwardLoops : Tiles<T, N, dot> {
     }
   }
 
-  // Where a word is one number, rows and pairs are the same.
-  static F* numbers(F* p_rows, Word* p_pairs) {
-    if constexpr (dot) {
-      (void)p_pairs;
-      return p_rows;
-    } else {
-      (void)p_rows;
-      return p_pairs;
-    }
-  }
+  // Where a word is one number, rows are what pairs are.
   static Word* left_rows(const Block& block, Word* ds_pairs) {
     return dot ? block.ds_rows : ds_pairs;
   }
 
-  template <int width>
-  static void put_pairs(Word* to, const typename Base::template Acc<width>& x) {
-    if constexpr (dot) {
-      NANOCHAT_UNROLL
-      for (int r = 0; r < kRows; r += 2) {
-        NANOCHAT_UNROLL
-        for (int v = 0; v < width; ++v) {
-          Base::put_pair(to + r / 2 * kSpan + v * N, x[r][v], x[r + 1][v]);
-        }
+  // A register of columns of six rows, for use from the left with rows summed over.
+  [[gnu::always_inline]] static void put_columns(Word* to, const V (&x)[kRows]) {
+    NANOCHAT_UNROLL
+    for (int r = 0; r < kRows; r += kPerWord) {
+      if constexpr (dot) {
+        Base::put_pair(to + r / 2 * kSpan, x[r], x[r + 1]);
+      } else {
+        Base::put_row(to + r * kSpan, x[r]);
       }
-    } else {
-      (void)to, (void)x;
     }
   }
 };

@@ -32,9 +32,11 @@ struct ForwardLoops : Tiles<T, N, dot> {
     Word* keys;         // [span][words][kSpan]
     Word* values;       // [span][kSpan / kPerWord][floats]
     Word* queries;      // [kSpan][words]
+    F* scores;          // [kRows][kSpan]
     Word* weights;      // [kRows][kSpan / kPerWord]
     F* out;             // [kSpan][floats]
-    V* sums;            // [kSpan]
+    V* sums;            // [kSpan] of weights
+    V* rounded_sums;    // [kSpan] of weights as they meet the values
     F* bounds;          // [kSpan]
     int64_t bytes;
 
@@ -45,9 +47,11 @@ struct ForwardLoops : Tiles<T, N, dot> {
       keys = room.template take<Word>(num_spans * span_words);
       values = room.template take<Word>(num_spans * span_words);
       queries = room.template take<Word>(span_words);
+      scores = room.template take<F>(kRows * kSpan);
       weights = room.template take<Word>(kRows * kSpan / kPerWord);
       out = room.template take<F>(kSpan * w.floats);
       sums = room.template take<V>(kSpan);
+      rounded_sums = room.template take<V>(kSpan);
       bounds = room.template take<F>(kSpan);
       bytes = room.next - scratch;
     }
@@ -89,20 +93,21 @@ struct ForwardLoops : Tiles<T, N, dot> {
     Base::pack_rows(Head(p.q, b, h), first, first + num_queries, round_up(num_queries, kRows), w,
                     block.queries);
     for (int64_t r = 0; r < kSpan; ++r) {
-      block.sums[r] = V{};
-      block.bounds[r] = static_cast<F>(p.score_bound);
+      block.sums[r] = block.rounded_sums[r] = V{};
+      block.bounds[r] = static_cast<F>(p.score_bound * kLog2E);
     }
     __builtin_memset(block.out, 0, static_cast<size_t>(kSpan * w.floats) * sizeof(F));
     if (p.score_bound == 0) find_maxima(p, first, num_queries, block);
-    for_each_meeting(p, first, num_queries, block,
+    for_each_meeting(p, first, num_queries,
                      [&](const Meeting& meeting) { add_values(p, meeting, block); });
 
     const Head out(p.out, b, h);
     F* const lse = p.lse.as<F>() + (b * p.q.sizes[2] + h) * T_ + first;
     for (int64_t r = 0; r < num_queries; ++r) {
-      const F sum = Base::sum(block.sums[r]);
-      Base::write_row(out.row(first + r), block.out + r * w.floats, 1 / sum, w.D);
-      lse[r] = block.bounds[r] + static_cast<F>(__builtin_log(static_cast<double>(sum)));
+      const F sum = Base::sum(block.sums[r]), rounded_sum = Base::sum(block.rounded_sums[r]);
+      Base::write_row(out.row(first + r), block.out + r * w.floats, 1 / rounded_sum, w.D);
+      lse[r] = (block.bounds[r] + static_cast<F>(__builtin_log2(static_cast<double>(sum)))) *
+               static_cast<F>(1 / kLog2E);
     }
   }
 
@@ -116,7 +121,7 @@ struct ForwardLoops : Tiles<T, N, dot> {
 
   template <typename Body>
   static void for_each_meeting(const Forward& p, int64_t first, int64_t num_queries,
-                               const Block& block, const Body& body) {
+                               const Body& body) {
     const int64_t last_span = (first + num_queries - 1) / kSpan;
     for (int64_t span = first_key(first, p.window) / kSpan; span <= last_span; ++span) {
       for (int64_t r = 0; r < num_queries; r += kRows) {
@@ -127,35 +132,31 @@ struct ForwardLoops : Tiles<T, N, dot> {
         if (begin < end) body(Meeting{r, first + r, span, begin, end});
       }
     }
-    (void)block;
   }
 
-  // finish(masked, scores, first column of them) for each panel of scores, unscaled.
-  template <typename Finish>
-  static void score(const Forward& p, const Meeting& m, const Block& block, const Finish& finish) {
+  // Scores of a meeting, unscaled, then body(masked, column, row of scores, row) for each register.
+  template <typename Body>
+  static void score(const Forward& p, const Meeting& m, const Block& block, const Body& body) {
     const Widths& w = block.w;
-    const Word* const keys = block.keys + m.span * kSpan * w.words;
-    Base::for_each_panel(m.begin, m.end, [&](auto width, int64_t column) {
-      constexpr int kWidth = decltype(width)::value;
-      typename Base::template Acc<kWidth> acc = {};
-      Base::template multiply<kWidth>(acc, block.queries + m.r * w.words, w.words, 1, keys + column,
-                                      kSpan, w.depth);
-      const int64_t key = m.span * kSpan + column;
-      const bool is_edge =
-          key + kWidth * N - 1 > m.query || key < first_key(m.query + kRows - 1, p.window);
-      is_edge ? finish(std::true_type{}, acc, column) : finish(std::false_type{}, acc, column);
-    });
-  }
-
-  // x of query r of the meeting, `hidden` for keys that it does not see.
-  template <bool masked>
-  static V visible(V x, V hidden, const Forward& p, const Meeting& m, int r, int64_t column) {
-    if constexpr (masked) {
-      const int64_t query = m.query + r;
-      return Base::where_visible(x, hidden, m.span * kSpan + column, first_key(query, p.window),
-                                 query + 1);
-    } else {
-      return x;
+    const int64_t first = m.span * kSpan;  // of the keys
+    Base::template multiply<false>(block.scores + m.begin, kSpan, m.end - m.begin,
+                                   block.queries + m.r * w.words, w.words, 1,
+                                   block.keys + first * w.words + m.begin, kSpan, w.depth);
+    for (int64_t column = m.begin; column < m.end; column += N) {
+      const int64_t key = first + column;
+      const auto rows = [&](auto masked) NANOCHAT_INLINE_LAMBDA {
+        NANOCHAT_UNROLL
+        for (int r = 0; r < kRows; ++r) {
+          const int64_t i = m.query + r;
+          const V x = Base::read(block.scores + r * kSpan + column);
+          body(r, column, x, [&](V y, V hidden) NANOCHAT_INLINE_LAMBDA {
+            if constexpr (!decltype(masked)::value) return y;
+            return Base::where_visible(y, hidden, key, first_key(i, p.window), i + 1);
+          });
+        }
+      };
+      const bool is_edge = key + N - 1 > m.query || key < first_key(m.query + kRows - 1, p.window);
+      is_edge ? rows(std::true_type{}) : rows(std::false_type{});
     }
   }
 
@@ -163,51 +164,34 @@ struct ForwardLoops : Tiles<T, N, dot> {
                           const Block& block) {
     const V lowest = V{} - static_cast<F>(3.0e38);
     for (int64_t r = 0; r < kSpan; ++r) block.sums[r] = lowest;
-    for_each_meeting(p, first, num_queries, block, [&](const Meeting& m) {
-      score(p, m, block, [&](auto masked, auto& acc, int64_t column) NANOCHAT_INLINE_LAMBDA {
-        for (int r = 0; r < kRows; ++r) {
-          V& max = block.sums[m.r + r];
-          int64_t at = column;
-          for (const V& x : acc[r]) {
-            const V seen = visible<decltype(masked)::value>(x, lowest, p, m, r, at);
-            max = seen > max ? seen : max;
-            at += N;
-          }
-        }
+    for_each_meeting(p, first, num_queries, [&](const Meeting& m) {
+      score(p, m, block, [&](int r, int64_t, V x, const auto& visible) NANOCHAT_INLINE_LAMBDA {
+        const V seen = visible(x, lowest);
+        V& max = block.sums[m.r + r];
+        max = seen > max ? seen : max;
       });
     });
     for (int64_t r = 0; r < kSpan; ++r) {
-      block.bounds[r] = Base::max(block.sums[r]) * static_cast<F>(p.scale);
+      block.bounds[r] = Base::max(block.sums[r]) * static_cast<F>(p.scale * kLog2E);
       block.sums[r] = V{};
     }
   }
 
   static void add_values(const Forward& p, const Meeting& m, const Block& block) {
     constexpr int64_t kWeightsRow = kSpan / kPerWord;
-    const F scale = static_cast<F>(p.scale);
+    const F scale = static_cast<F>(p.scale * kLog2E);
     const Widths& w = block.w;
-    score(p, m, block, [&](auto masked, auto& acc, int64_t column) NANOCHAT_INLINE_LAMBDA {
-      NANOCHAT_UNROLL
-      for (int r = 0; r < kRows; ++r) {
-        const F bound = block.bounds[m.r + r];
-        V sum = block.sums[m.r + r];
-        int64_t at = column;
-        NANOCHAT_UNROLL
-        for (const V& x : acc[r]) {
-          const V weight =
-              visible<decltype(masked)::value>(Base::exp(x * scale - bound), V{}, p, m, r, at);
-          sum += weight;
-          Base::put_row(block.weights + r * kWeightsRow + at / kPerWord, weight);
-          at += N;
-        }
-        block.sums[m.r + r] = sum;
-      }
+    score(p, m, block, [&](int r, int64_t column, V x, const auto& visible) NANOCHAT_INLINE_LAMBDA {
+      const V weight = visible(Base::exp2(x * scale - block.bounds[m.r + r]), V{});
+      block.sums[m.r + r] += weight;
+      Base::put_row_and_add(block.weights + r * kWeightsRow + column / kPerWord, weight,
+                            block.rounded_sums[m.r + r]);
     });
     const Word* const values =
         block.values + m.span * kSpan * w.words + m.begin / kPerWord * w.floats;
-    Base::multiply_into(block.out + m.r * w.floats, w.floats, w.floats,
-                        block.weights + m.begin / kPerWord, kWeightsRow, 1, values, w.floats,
-                        (m.end - m.begin) / kPerWord);
+    Base::template multiply<true>(block.out + m.r * w.floats, w.floats, w.floats,
+                                  block.weights + m.begin / kPerWord, kWeightsRow, 1, values,
+                                  w.floats, (m.end - m.begin) / kPerWord);
   }
 };
 

@@ -7,14 +7,13 @@
 // a higher level is linked into a lower one.
 #pragma once
 
-#if defined(__AVX512BF16__)
+#if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
 
 #include <utility>
 
 #include "common/simd.h"
-#include "common/vector_math.h"
 
 namespace nanochat::attention {
 namespace {
@@ -32,21 +31,21 @@ struct Lanes {
   using Halves = typename simd::Types<2 * N>::Half;  // of as many bf16 as fill a register
   static constexpr int kPerWord = dot ? 2 : 1;       // elements
 
-  static V read(const F* p) {
+  [[gnu::always_inline]] static V read(const F* p) {
     V x;
     __builtin_memcpy(&x, p, sizeof(x));
     return x;
   }
-  static void write(F* p, V x) { __builtin_memcpy(p, &x, sizeof(x)); }
+  [[gnu::always_inline]] static void write(F* p, V x) { __builtin_memcpy(p, &x, sizeof(x)); }
 
-  static Words read_words(const Word* p) {
+  [[gnu::always_inline]] static Words read_words(const Word* p) {
     Words x;
     __builtin_memcpy(&x, p, sizeof(x));
     return x;
   }
 
   // acc[lane] += the sum of the products of b[lane] and a.
-  static void multiply_add(V& acc, Words b, Word a) {
+  [[gnu::always_inline]] static void multiply_add(V& acc, Words b, Word a) {
     if constexpr (dot) {
 #if defined(__AVX512BF16__)
       acc = (V)_mm512_dpbf16_ps((__m512)acc, (__m512bh)b, (__m512bh)_mm512_set1_epi32(a));
@@ -56,15 +55,38 @@ struct Lanes {
     }
   }
 
-  static V exp(V x) {
+  // 2^x; 0 or next to it far below, whatever x is.
+  [[gnu::always_inline]] static V exp2(V x) {
     if constexpr (N == 1) {
-      return __builtin_exp(x);
+      return __builtin_exp2(x);
     } else {
-      return simd::Math::exp(x);
+      return simd_exp2(x);
     }
   }
 
-  static F sum(V x) {
+  // 2^x = 2^n 2^r with n = round(x), |r| <= 1/2; the polynomial errs by 1.2e-7 of the result.
+  [[gnu::always_inline]] static V simd_exp2(V x) {
+#if defined(__AVX512F__)
+    const auto r = (V)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT);
+    return (V)_mm512_maskz_scalef_ps(0xffff, (__m512)exp2_fraction(r), (__m512)(x - r));
+#else
+    x = x < -126.0f ? V{} - 126.0f : x;
+    constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves n in the low bits
+    const V shifted = x + kRound;
+    const auto n = __builtin_bit_cast(simd::Bits<V>, shifted) << 23;
+    return exp2_fraction(x - (shifted - kRound)) * __builtin_bit_cast(V, n + (127u << 23));
+#endif
+  }
+
+  [[gnu::always_inline]] static V exp2_fraction(V r) {
+    V p = r * 1.3333558e-3f + 9.6181291e-3f;
+    p = p * r + 5.5504109e-2f;
+    p = p * r + 2.4022651e-1f;
+    p = p * r + 6.9314718e-1f;
+    return p * r + 1.0f;
+  }
+
+  [[gnu::always_inline]] static F sum(V x) {
     if constexpr (N == 1) {
       return x;
     } else {
@@ -74,7 +96,7 @@ struct Lanes {
     }
   }
 
-  static F max(V x) {
+  [[gnu::always_inline]] static F max(V x) {
     if constexpr (N == 1) {
       return x;
     } else {
@@ -85,7 +107,8 @@ struct Lanes {
   }
 
   // x in the lanes of keys [first, end), `hidden` in the others; lane 0 is `key`.
-  static V where_visible(V x, V hidden, int64_t key, int64_t first, int64_t end) {
+  [[gnu::always_inline]] static V where_visible(V x, V hidden, int64_t key, int64_t first,
+                                                int64_t end) {
     const auto offset = static_cast<uint32_t>(key - first);
     const auto length = static_cast<uint32_t>(end - first);
     if constexpr (N == 1) {
@@ -98,19 +121,34 @@ struct Lanes {
     }
   }
 
-  // Numbers of consecutive columns in the words of a row; `to` is where the first one belongs.
-  static void put_row(Word* to, V x) {
+  // Numbers of consecutive columns, in the words of a row or the elements of a tensor.
+  [[gnu::always_inline]] static void put_row(void* to, V x) {
     if constexpr (dot) {
 #if defined(__AVX512BF16__)
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), (__m256i)_mm512_cvtneps_pbh((__m512)x));
+      const auto half = (__m256i)_mm512_cvtneps_pbh((__m512)x);
+      __builtin_memcpy(to, &half, sizeof(half));
 #endif
     } else {
-      write(to, x);
+      __builtin_memcpy(to, &x, sizeof(x));
+    }
+  }
+
+  // The same, and adds to `sum` what was put.
+  [[gnu::always_inline]] static void put_row_and_add(void* to, V x, V& sum) {
+    if constexpr (dot) {
+#if defined(__AVX512BF16__)
+      const auto half = (Words)_mm512_cvtne2ps_pbh(_mm512_setzero_ps(), (__m512)x);
+      __builtin_memcpy(to, &half, sizeof(half) / 2);
+      multiply_add(sum, half, 0x3f803f80u);  // a pair of ones
+#endif
+    } else {
+      put_row(to, x);
+      sum += x;
     }
   }
 
   // The numbers of two consecutive rows, side by side in a word for each column.
-  static void put_pair(Word* to, V even, V odd) {
+  [[gnu::always_inline]] static void put_pair(Word* to, V even, V odd) {
 #if defined(__AVX512BF16__)
     const auto both = (__m512i)_mm512_cvtne2ps_pbh((__m512)odd, (__m512)even);
     Halves order;

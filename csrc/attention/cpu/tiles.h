@@ -4,8 +4,8 @@
 //   transposed   [word of D][row]                right side of q k^T
 //   paired       [word of rows][D]               right side of p v, where rows are summed over
 //
-// A tile of 6 rows and up to 4 registers of columns is accumulated in registers over the whole
-// depth: 24 accumulators with AVX-512, 12 below. Rows come in sixes, filled up with zeros.
+// A tile of 6 rows and up to 4 registers of columns stays in registers over the whole depth: 24
+// accumulators with AVX-512, 12 below. Rows come in sixes, filled up with zeros.
 #pragma once
 
 #include "attention/cpu/lanes.h"
@@ -17,6 +17,8 @@ namespace {
 inline constexpr int kRows = 6;   // of a tile
 inline constexpr int kSpan = 96;  // keys, and queries, of a block: whole tiles, whole registers
 static_assert(kSpan % kRows == 0 && kSpan % 32 == 0);
+
+inline constexpr double kLog2E = 1.4426950408889634;  // weights are powers of two
 
 [[nodiscard]] constexpr int64_t round_up(int64_t n, int64_t step) {
   return (n + step - 1) / step * step;
@@ -38,66 +40,56 @@ struct Tiles : Lanes<T, N, dot> {
         : D(head_dim), depth(D / kPerWord), words(round_up(depth, N)), floats(words * kPerWord) {}
   };
 
-  template <int vectors>
-  using Acc = V[kRows][vectors];
-
-  // acc[r][column] += sum over k < depth of a[r a_row + k a_step] b[k b_row + column].
-  template <int vectors>
-  static void multiply(Acc<vectors>& acc, const Word* a, int64_t a_row, int64_t a_step,
-                       const Word* b, int64_t b_row, int64_t depth) {
-    for (int64_t k = 0; k < depth; ++k) {
-      Words columns[vectors];
-      NANOCHAT_UNROLL
-      for (int v = 0; v < vectors; ++v) columns[v] = Base::read_words(b + k * b_row + v * N);
-      NANOCHAT_UNROLL
-      for (int r = 0; r < kRows; ++r) {
-        const Word x = a[r * a_row + k * a_step];
-        NANOCHAT_UNROLL
-        for (int v = 0; v < vectors; ++v) Base::multiply_add(acc[r][v], columns[v], x);
-      }
-    }
-  }
-
-  // body(registers, first column) over [begin, end), cut into panels of nearly equal width.
-  template <typename Body>
-  static void for_each_panel(int64_t begin, int64_t end, const Body& body) {
-    const auto call = [&](int64_t vectors, int64_t column) {
-      if (vectors == 1) return body(std::integral_constant<int, 1>{}, column);
-      if (vectors == 2) return body(std::integral_constant<int, 2>{}, column);
+  // out (kRows, num_columns) = a b, or out += a b: out[r][c] = sum over k < depth of
+  // a[r a_row + k a_step] b[k b_row + c]. Whole registers of columns.
+  template <bool accumulates>
+  static void multiply(F* out, int64_t out_row, int64_t num_columns, const Word* a, int64_t a_row,
+                       int64_t a_step, const Word* b, int64_t b_row, int64_t depth) {
+    for (int64_t column = 0; column < num_columns;) {
+      const int64_t left = (num_columns - column) / N, panels = (left + kVectors - 1) / kVectors;
+      const int64_t vectors = (left + panels - 1) / panels;  // panels of nearly equal width
+      const auto call = [&](auto width) {
+        tile<decltype(width)::value, accumulates>(out + column, out_row, a, a_row, a_step,
+                                                  b + column, b_row, depth);
+      };
+      if (vectors == 1) call(std::integral_constant<int, 1>{});
+      if (vectors == 2) call(std::integral_constant<int, 2>{});
       if constexpr (kVectors == 4) {
-        if (vectors == 3) return body(std::integral_constant<int, 3>{}, column);
-        return body(std::integral_constant<int, 4>{}, column);
+        if (vectors == 3) call(std::integral_constant<int, 3>{});
+        if (vectors == 4) call(std::integral_constant<int, 4>{});
       }
-    };
-    for (int64_t column = begin; column < end;) {
-      const int64_t left = (end - column) / N, panels = (left + kVectors - 1) / kVectors;
-      const int64_t vectors = (left + panels - 1) / panels;
-      call(vectors, column);
       column += vectors * N;
     }
   }
 
-  // out (kRows, columns) += a b; out in fp32, rows `out_row` apart.
-  static void multiply_into(F* out, int64_t out_row, int64_t num_columns, const Word* a,
-                            int64_t a_row, int64_t a_step, const Word* b, int64_t b_row,
-                            int64_t depth) {
-    for_each_panel(0, num_columns, [&](auto width, int64_t column) {
-      constexpr int kWidth = decltype(width)::value;
-      Acc<kWidth> acc;
+  // A function of its own, so that all registers are its own.
+  template <int vectors, bool accumulates>
+  [[gnu::noinline]] static void tile(F* out, int64_t out_row, const Word* a, int64_t a_row,
+                                     int64_t a_step, const Word* b, int64_t b_row, int64_t depth) {
+    V acc[kRows][vectors] = {};
+    if constexpr (accumulates) {
       NANOCHAT_UNROLL
       for (int r = 0; r < kRows; ++r) {
         NANOCHAT_UNROLL
-        for (int v = 0; v < kWidth; ++v) acc[r][v] = Base::read(out + r * out_row + column + v * N);
+        for (int v = 0; v < vectors; ++v) acc[r][v] = Base::read(out + r * out_row + v * N);
       }
-      multiply<kWidth>(acc, a, a_row, a_step, b + column, b_row, depth);
+    }
+    for (int64_t k = 0; k < depth; ++k, a += a_step, b += b_row) {
+      Words columns[vectors];
+      NANOCHAT_UNROLL
+      for (int v = 0; v < vectors; ++v) columns[v] = Base::read_words(b + v * N);
       NANOCHAT_UNROLL
       for (int r = 0; r < kRows; ++r) {
+        const Word x = a[r * a_row];
         NANOCHAT_UNROLL
-        for (int v = 0; v < kWidth; ++v) {
-          Base::write(out + r * out_row + column + v * N, acc[r][v]);
-        }
+        for (int v = 0; v < vectors; ++v) Base::multiply_add(acc[r][v], columns[v], x);
       }
-    });
+    }
+    NANOCHAT_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      NANOCHAT_UNROLL
+      for (int v = 0; v < vectors; ++v) Base::write(out + r * out_row + v * N, acc[r][v]);
+    }
   }
 
   // Element rows of one head of one batch entry.
@@ -107,6 +99,15 @@ struct Tiles : Lanes<T, N, dot> {
     Head(const TensorView& x, int64_t b, int64_t h)
         : first(x.as<T>() + b * x.strides[0] + h * x.strides[2]), stride(x.strides[1]) {}
     [[nodiscard]] T* row(int64_t t) const { return first + t * stride; }
+    // Rows are far apart in memory where there are many heads: the processor does not see it
+    // coming.
+    template <bool to_write>
+    void prefetch(int64_t t, int64_t D) const {
+      constexpr int64_t kAhead = 12, kLine = 64 / sizeof(T);
+      for (int64_t d = 0; d < D; d += kLine) {
+        __builtin_prefetch(first + (t + kAhead) * stride + d, to_write);
+      }
+    }
   };
 
   // Rows [begin, end) as words, then zeros up to num_rows rows.
@@ -114,8 +115,13 @@ struct Tiles : Lanes<T, N, dot> {
                         Word* to) {
     for (int64_t t = begin; t < end; ++t, to += w.words) {
       const T* const row = head.row(t);
+      head.template prefetch<false>(t, w.D);
       if constexpr (dot) {
-        __builtin_memcpy(to, row, static_cast<size_t>(w.D) * sizeof(T));
+        int64_t i = 0;
+        for (; i + N <= w.depth; i += N) {
+          __builtin_memcpy(to + i, row + 2 * i, sizeof(Words));
+        }
+        for (; i < w.depth; ++i) __builtin_memcpy(to + i, row + 2 * i, sizeof(Word));
       } else {
         simd::for_each_step<typename Base::Row, T>(w.D, [&](auto tag, int64_t d) {
           simd::write(to + d, simd::read<typename decltype(tag)::type>(row + d));
@@ -176,8 +182,12 @@ struct Tiles : Lanes<T, N, dot> {
   }
 
   static void write_row(T* to, const F* from, F factor, int64_t D) {
-    simd::for_each_step<typename Base::Row, T>(D, [&](auto tag, int64_t d) {
-      simd::write(to + d, simd::read<typename decltype(tag)::type>(from + d) * factor);
+    int64_t d = 0;
+    if constexpr (dot) {
+      for (; d + N <= D; d += N) Base::put_row(to + d, Base::read(from + d) * factor);
+    }
+    simd::for_each_step<typename Base::Row, T>(D - d, [&](auto tag, int64_t i) {
+      simd::write(to + d + i, simd::read<typename decltype(tag)::type>(from + d + i) * factor);
     });
   }
 
