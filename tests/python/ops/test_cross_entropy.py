@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from importlib import import_module
 
@@ -14,6 +12,7 @@ from torch import Tensor
 from nanochat import _core, ops
 from nanochat.ops import native
 from nanochat.ops.backends import CPU_LEVELS
+from nanochat.testing.memory import peak_bytes
 from nanochat.testing.numerics import assert_as_good_as, relative_error, same_bits
 
 
@@ -179,16 +178,6 @@ def test_the_error_of_dw_does_not_grow_with_the_number_of_chunks(
     assert at_once < 2.0**-8, "of the order of a rounding of dlogits"
     assert error_of_dw(N // 8) <= 1.1 * at_once
     assert error_of_dw(N // 32) <= 1.1 * at_once
-
-
-def peak_bytes(run: Callable[[], object]) -> int:
-    """Most memory that tensors held at once, beyond what was there before."""
-    with torch.profiler.profile(profile_memory=True) as profile:
-        run()
-    assert profile.profiler is not None
-    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
-    held = itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns()))
-    return max(held)
 
 
 def test_peak_memory_is_one_chunk_however_many_rows() -> None:
