@@ -2,9 +2,10 @@
 
     python scripts/bench/gpu_check.py --out results/
 
-Correctness against fp64 over odd shapes, 20 bitwise repeats, compute-sanitizer on tiny shapes where
-it is installed, then timings against PyTorch. Writes gpu_check.json and gpu_check.txt into --out;
-exits 1 if a check fails, 2 without a CUDA device. Needs a build with nvcc.
+Correctness against fp64 over odd shapes, 20 bitwise repeats, the replay of a CUDA graph,
+compute-sanitizer on tiny shapes where it is installed, then timings against PyTorch. Writes
+gpu_check.json and gpu_check.txt into --out; exits 1 if a check fails, 2 without a CUDA device.
+Needs a build with nvcc.
 """
 
 from __future__ import annotations
@@ -37,6 +38,17 @@ PREPASS_SHAPES = [(1, 1, 1, 1, 64), (1, 7, 3, 3, 128), (2, 33, 8, 2, 128), (3, 6
 # (N, C, V, vocab_size): one row; a vocabulary that ends inside of a 16-byte vector; many blocks
 HEAD_SHAPES = [(1, 64, 64, 64), (9, 64, 1000, 997), (515, 128, 4096, 4090), (64, 64, 50304, 50257)]
 
+# (B, T, H, Hkv, D): ends inside of every tile, GQA 1, 2 and 4; with each of the windows, and scores
+# that have a bound and that need a running maximum
+ATTENTION_SHAPES = [
+    (B, T, 4, Hkv, D)
+    for D in (64, 128)
+    for B, T, Hkv in [(3, 1, 4), (2, 64, 4), (2, 127, 2), (2, 200, 1), (1, 333, 2), (1, 640, 4)]
+]
+ATTENTION_WINDOWS = (0, 1, 127, 128, 512, None)
+ATTENTION_QK_SCALES = (1.2, 2.5)
+TINY_ATTENTION_SHAPES = [(1, 150, 2, 1, 64), (1, 150, 2, 1, 128)]
+
 
 def prepass_case(shape: tuple[int, ...], dtype: torch.dtype) -> Callable[[str], list[Tensor]]:
     """A function from a path ("native", "reference", or "oracle") to outputs and gradients."""
@@ -52,6 +64,8 @@ def prepass_case(shape: tuple[int, ...], dtype: torch.dtype) -> Callable[[str], 
         kind = torch.float64 if path == "oracle" else dtype
         leaves = [x.detach().to(kind).requires_grad_() for x in (q, k, v, ve, gate)]
         with ops.force("native" if path == "native" else "reference"):
+            if path == "native":
+                require("prepass", "portable")
             outputs = ops.prepass(
                 *leaves[:3], angle.cos(), angle.sin(), ve=leaves[3], gate=leaves[4]
             )
@@ -75,11 +89,54 @@ def head_case(
         leaves = [t.to(kind).requires_grad_() for t in (x, weight)]
         options = {"softcap": softcap, "vocab_size": vocab_size}
         with ops.force("native" if path == "native" else "reference"):
+            if path == "native":
+                require("cross_entropy", "portable")
             loss = ops.cross_entropy(*leaves, targets, **options)
             nats = ops.cross_entropy(*leaves, targets, reduction="none", **options)
-        return [loss, nats.detach(), *torch.autograd.grad(loss, leaves)]
+        return [loss.detach(), nats.detach(), *torch.autograd.grad(loss, leaves)]
 
     return run
+
+
+def attention_case(
+    kernels: ops.Path, shape: tuple[int, ...], window: int | None, qk_scale: float
+) -> Callable[[str], list[Tensor]]:
+    B, T, H, Hkv, D = shape
+    fused = torch.randn(B, T, H + 2 * Hkv, D, device="cuda").to(torch.bfloat16)
+    q, k, v = fused.split((H, Hkv, Hkv), dim=2)
+    angle = 6 * torch.rand(T, D // 2, device="cuda")
+    weight = torch.randn(B, T, H, D, device="cuda").to(torch.bfloat16)
+
+    def run(path: str) -> list[Tensor]:
+        kind = torch.float64 if path == "oracle" else torch.bfloat16
+        leaves = [x.detach().to(kind).requires_grad_() for x in (q, k, v)]
+        with ops.force(kernels if path == "native" else "reference"):
+            if path == "native":
+                require("attention", kernels)
+            out = ops.attention(*leaves, angle.cos(), angle.sin(), window=window, qk_scale=qk_scale)
+            return [out, *torch.autograd.grad(out, leaves, weight.to(kind))]
+
+    return run
+
+
+def require(op: str, kernels: ops.Path) -> None:
+    """Raises RuntimeError where others than ``kernels`` would run."""
+    row = next(row for row in ops.backends() if (row.op, row.device) == (op, "cuda"))
+    if row.path != kernels:
+        raise RuntimeError(f"{row.path} would run: {row.reason}")
+
+
+def attention_cases(tiny: bool) -> dict[str, Callable[[str], list[Tensor]]]:
+    is_hopper = torch.cuda.get_device_capability() == (9, 0)
+    paths: list[ops.Path] = ["hopper", "portable"] if is_hopper else ["portable"]
+    found = {}
+    for kernels in paths:
+        for shape in TINY_ATTENTION_SHAPES if tiny else ATTENTION_SHAPES:
+            for i, window in enumerate((37,) if tiny else ATTENTION_WINDOWS):
+                for qk_scale in ATTENTION_QK_SCALES if tiny else ATTENTION_QK_SCALES[i % 2 :][:1]:
+                    name = f"attention {kernels} {shape} window {window} qk_scale {qk_scale}"
+                    found[name] = attention_case(kernels, shape, window, qk_scale)
+    return found
 
 
 def cases(tiny: bool) -> dict[str, tuple[Callable[[str], list[Tensor]], torch.dtype]]:
@@ -94,16 +151,22 @@ def cases(tiny: bool) -> dict[str, tuple[Callable[[str], list[Tensor]], torch.dt
                     head_case(shape, cap, dtype),
                     dtype,
                 )
+    for name, run in attention_cases(tiny).items():
+        found[name] = (run, torch.bfloat16)
     return found
 
 
 def check(run: Callable[[str], list[Tensor]]) -> dict[str, object]:
     """Largest error relative to the oracle's largest value, and whether repeats agree."""
-    ours, theirs, oracle = run("native"), run("reference"), run("oracle")
+    try:
+        ours = run("native")
+    except RuntimeError as error:
+        return {"error": None, "same bits": False, "failure": str(error)}
+    theirs, oracle = run("reference"), run("oracle")
     worst = 0.0
     failure = ""
     for i, (a, b, c) in enumerate(zip(ours, theirs, oracle, strict=True)):
-        scale = max(float(c.detach().abs().max()), 1e-30)
+        scale = max(float(c.detach().abs().max()), 1e-3)  # what is 0 by right has none
         worst = max(worst, max_error(a, c) / scale)
         try:
             assert_as_good_as(a, b, c, f"result {i}", scale=max(scale, 1.0))
@@ -115,7 +178,28 @@ def check(run: Callable[[str], list[Tensor]]) -> dict[str, object]:
     )
     if not failure and not is_same:
         failure = "repeats differ in their bits"
+    replayed = replay(run)
+    if not failure and not all(same_bits(a, b) for a, b in zip(ours, replayed, strict=True)):
+        failure = "the replay of a CUDA graph differs in its bits"
     return {"error": worst, "same bits": is_same, "failure": failure}
+
+
+def replay(run: Callable[[str], list[Tensor]]) -> list[Tensor]:
+    """What a CUDA graph of the native run leaves when it is replayed."""
+    stream = torch.cuda.Stream()  # torch.cuda.graph captures from a stream that is not the default
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        run("native")
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = run("native")
+    with torch.no_grad():
+        for output in outputs:
+            output.fill_(torch.nan)
+    graph.replay()
+    torch.cuda.synchronize()
+    return outputs
 
 
 def sanitize() -> dict[str, str]:
