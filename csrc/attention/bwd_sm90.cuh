@@ -148,12 +148,15 @@ __device__ __forceinline__ void sum_dq(const Shared& shared, const CUtensorMap* 
   float s[kN / 2], dp[kN / 2], dq[kHeadDim / 2];
   uint32_t ds[kN / kDepth][4];
   RingPlace<Tile::kStages> at;
+  int last = -1;  // stage of the tile before, whose dq may be under way
   cuda::mbarrier_wait(&barriers.own, 0);
   for (int tile = keys.first; tile < keys.end; ++tile, at.advance()) {
     cuda::mbarrier_wait(&barriers.first[at.stage].full, at.phase);
     cuda::wgmma_fence(s);
     scores(s, q, shared.first(at.stage));
     cuda::wgmma_commit();
+    cuda::wgmma_wait<1>(dq, ds);
+    if (last >= 0) barriers.first[last].release();
     cuda::mbarrier_wait(&barriers.second[at.stage].full, at.phase);
     cuda::wgmma_fence(dp);
     scores(dp, dout, shared.second(at.stage));
@@ -176,11 +179,11 @@ __device__ __forceinline__ void sum_dq(const Shared& shared, const CUtensorMap* 
     for (int i = 0; i < kN / 2; ++i) s[i] *= dp[i];
     pack<kN>(s, ds);
     cuda::wgmma_fence(dq, ds);
-    weighted(dq, ds, shared.first(at.stage), tile > keys.first);
+    weighted(dq, ds, shared.first(at.stage), last >= 0);
     cuda::wgmma_commit();
-    cuda::wgmma_wait<0>(dq, ds);
-    barriers.first[at.stage].release();
+    last = at.stage;
   }
+  cuda::wgmma_wait<0>(dq, ds);
   if (query >= args.T) return;
   const float scale[2] = {args.scale, args.scale};
   store(dq, scale, q, dq_map, query, head, batch, 1 + consumer);
@@ -260,13 +263,15 @@ __device__ __forceinline__ void sum_dk_dv(const Shared& shared, const CUtensorMa
   const GroupTile<kHeadDim> k = shared.own_first(consumer), v = shared.own_second(consumer);
   float s[kM / 2], dp[kM / 2], dk[kHeadDim / 2], dv[kHeadDim / 2];
   uint32_t p[kM / kDepth][4], ds[kM / kDepth][4];
-  bool accumulate = false;
+  int last = -1;  // stage of the tile before, whose dk may be under way
   cuda::mbarrier_wait(&barriers.own, 0);
   for_each_stage<Tile>(queries, args.heads_per_kv, [&](const auto& at, int, int tile) {
     cuda::mbarrier_wait(&barriers.first[at.stage].full, at.phase);
     cuda::wgmma_fence(s);
     scores(s, k, shared.first(at.stage));
     cuda::wgmma_commit();
+    cuda::wgmma_wait<1>(dk, ds);
+    if (last >= 0) barriers.first[last].release();
     cuda::mbarrier_wait(&barriers.second[at.stage].full, at.phase);
     cuda::wgmma_fence(dp);
     scores(dp, v, shared.second(at.stage));
@@ -285,7 +290,7 @@ __device__ __forceinline__ void sum_dk_dv(const Shared& shared, const CUtensorMa
     });
     pack<kM>(s, p);
     cuda::wgmma_fence(dv, p);
-    weighted(dv, p, shared.second(at.stage), accumulate);
+    weighted(dv, p, shared.second(at.stage), last >= 0);
     cuda::wgmma_commit();
 
     cuda::wgmma_wait<1>(dp);
@@ -294,13 +299,13 @@ __device__ __forceinline__ void sum_dk_dv(const Shared& shared, const CUtensorMa
     for (int j = 0; j < kM / 2; ++j) s[j] *= dp[j];
     pack<kM>(s, ds);
     cuda::wgmma_fence(dk, ds);
-    weighted(dk, ds, shared.first(at.stage), accumulate);
+    weighted(dk, ds, shared.first(at.stage), last >= 0);
     cuda::wgmma_commit();
-    cuda::wgmma_wait<0>(dv, dk, p, ds);
-    barriers.first[at.stage].release();
+    cuda::wgmma_wait<1>(dv, p);
     barriers.second[at.stage].release();
-    accumulate = true;
+    last = at.stage;
   });
+  cuda::wgmma_wait<0>(dk, ds);
   if (key >= args.T) return;
   const float dk_scale[2] = {args.scale, args.scale}, dv_scale[2] = {1.0f, 1.0f};
   store(dk, dk_scale, k, dk_map, key, kv_head, batch, 1 + consumer);
