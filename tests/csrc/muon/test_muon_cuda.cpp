@@ -1,0 +1,171 @@
+// The step's kernels, run on the host thread by thread: the iteration against fp64, the whole step
+// against that of the CPU. Sides one past a tile and past a piece of 16 bytes; the workspace begins
+// as NaN.
+#include <cstring>
+
+#include "muon/matrices.h"
+#include "muon/muon.h"
+#include "muon/triangle.h"
+#include "muon/workspace.h"
+#include "require.h"
+
+namespace {
+
+using namespace nanochat;
+
+void test_triangle() {
+  for (int size = 1; size <= 200; ++size) {
+    int index = 0;
+    for (int column = 0; column < size; ++column) {
+      for (int row = 0; row <= column; ++row, ++index) {
+        const muon::TilePlace place = muon::triangle_tile(index);
+        REQUIRE(place.row == row && place.column == column);
+      }
+    }
+    REQUIRE(index == muon::num_triangle_tiles(size));
+  }
+  // Beyond what fp32 counts exactly.
+  for (const int column : {5000, 20000, 40000}) {
+    const int first = muon::num_triangle_tiles(column);
+    REQUIRE(muon::triangle_tile(first).column == column && muon::triangle_tile(first).row == 0);
+    REQUIRE(muon::triangle_tile(first - 1).column == column - 1);
+  }
+}
+
+// Memory of a stack, and its views.
+struct Stack {
+  int64_t K, m, n;
+  std::vector<std::vector<float>> grads, params;
+  std::vector<float> momentum, second, workspace;
+  std::vector<TensorView> grad_views, param_views;
+
+  Stack(int64_t num, int64_t rows, int64_t columns, float grad_scale = 1.0f)
+      : K(num), m(rows), n(columns) {
+    const auto size = static_cast<size_t>(m * n);
+    for (int64_t k = 0; k < K; ++k) {
+      const auto seed = static_cast<unsigned>(2 * k);
+      grads.push_back(gaussian(size, seed, grad_scale));
+      params.push_back(gaussian(size, seed + 1, 1e-2f));  // small: a decay weighs less than a step
+    }
+    momentum = gaussian(size * static_cast<size_t>(K), 99, grad_scale);
+    second.assign(static_cast<size_t>(K * std::max(m, n)), 0.3f);
+    workspace.assign(static_cast<size_t>(muon::workspace_size(K, m, n)), NAN);
+  }
+
+  void step(bool is_cuda, double mu = 0.9) {
+    grad_views.clear();
+    param_views.clear();
+    for (const auto& grad : grads) grad_views.push_back(view(grad.data(), DType::kFloat32, {m, n}));
+    for (auto& param : params) param_views.push_back(view(param.data(), DType::kFloat32, {m, n}));
+    muon::step({.grads = grad_views,
+                .params = param_views,
+                .momentum_buffer = view(momentum.data(), DType::kFloat32, {K, m, n}),
+                .second_moment = m >= n ? view(second.data(), DType::kFloat32, {K, m, 1})
+                                        : view(second.data(), DType::kFloat32, {K, 1, n}),
+                .workspace = view(workspace.data(), DType::kFloat32,
+                                  {static_cast<int64_t>(workspace.size())}),
+                .lr = 0.02,
+                .momentum = mu,
+                .beta2 = 0.9,
+                .weight_decay = 0.3},
+               {.is_cuda = is_cuda});
+  }
+
+  // X of matrix k as the last polynomial left it: after an odd number of them, in the second place.
+  [[nodiscard]] Matrix x(int64_t k) const {
+    const muon::WorkspaceLayout layout{K, m, n};
+    Matrix x(layout.short_dim(), layout.long_dim());
+    const auto* halves = reinterpret_cast<const uint16_t*>(workspace.data() + layout.x_size()) +
+                         k * layout.short_dim() * layout.x_stride();
+    for (int64_t i = 0; i < x.rows; ++i) {
+      for (int64_t j = 0; j < x.columns; ++j) {
+        _Float16 value;
+        std::memcpy(&value, halves + i * layout.x_stride() + j, sizeof value);
+        x.at(i, j) = static_cast<double>(value);
+      }
+    }
+    return x;
+  }
+};
+
+static_assert(muon::kNumSteps % 2 == 1);
+
+void test_iteration(int64_t m, int64_t n, float scale) {
+  Stack stack(2, m, n, scale);
+  std::fill(stack.momentum.begin(), stack.momentum.end(), 0.0f);
+  stack.step(true, 0.0);
+  for (int64_t k = 0; k < stack.K; ++k) {
+    Matrix g(m, n);
+    for (size_t i = 0; i < g.data.size(); ++i) {
+      g.data[i] = static_cast<double>(stack.grads[static_cast<size_t>(k)][i]);
+    }
+    const Matrix exact = exact_iteration(g), ours = stack.x(k);
+    REQUIRE(relative_error(ours, exact) <= 5e-3);
+    const std::vector<double> expected = singular_values(exact), got = singular_values(ours);
+    for (size_t i = 0; i < got.size(); ++i) REQUIRE(std::abs(got[i] - expected[i]) <= 0.02);
+  }
+}
+
+double distance(const std::vector<float>& a, const std::vector<float>& b) {
+  double difference = 0.0, norm = 0.0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    difference += std::pow(static_cast<double>(a[i]) - static_cast<double>(b[i]), 2);
+    norm += std::pow(static_cast<double>(b[i]), 2);
+  }
+  return std::sqrt(difference / norm);
+}
+
+// fp32 products on the CPU, fp16 here. Few long rows begin where the polynomials are steep, which
+// makes more of a rounding.
+void test_whole_step(int64_t K, int64_t m, int64_t n, double limit = 5e-3) {
+  Stack ours(K, m, n, 1e-2f), reference(K, m, n, 1e-2f);
+  const std::vector<std::vector<float>> before = ours.params;
+  ours.step(true);
+  reference.step(false);
+  REQUIRE(distance(ours.momentum, reference.momentum) < 1e-7);
+  REQUIRE(distance(ours.second, reference.second) < 1e-3);
+  for (size_t k = 0; k < ours.params.size(); ++k) {
+    std::vector<float> moved = ours.params[k], expected = reference.params[k];
+    for (size_t i = 0; i < moved.size(); ++i) {
+      moved[i] -= before[k][i];
+      expected[i] -= before[k][i];
+    }
+    REQUIRE(distance(moved, expected) < limit);
+  }
+}
+
+// The matrix of a NaN is lost, alone; a zero gradient only decays; a dead row stays.
+void test_guards(int64_t m, int64_t n) {
+  Stack stack(3, m, n);
+  std::fill(stack.momentum.begin(), stack.momentum.end(), 0.0f);
+  stack.grads[0][3] = NAN;
+  std::fill(stack.grads[1].begin(), stack.grads[1].end(), 0.0f);
+  std::fill_n(stack.grads[2].begin() + n, n, 0.0f);
+  const std::vector<std::vector<float>> before = stack.params;
+  stack.step(true);
+  for (const float p : stack.params[0]) REQUIRE(std::isnan(p));
+  const float keep = 1.0f - 0.02f * 0.3f * muon::lr_factor(m, n);
+  for (size_t i = 0; i < before[1].size(); ++i) {
+    REQUIRE(std::abs(stack.params[1][i] - before[1][i] * keep) <= 1e-6f * std::abs(before[1][i]));
+    REQUIRE(std::isfinite(stack.params[2][i]));
+  }
+  for (int64_t j = n; j < 2 * n; ++j) {
+    const auto i = static_cast<size_t>(j);
+    REQUIRE(std::abs(stack.params[2][i] - before[2][i] * keep) <= 1e-6f * std::abs(before[2][i]));
+  }
+}
+
+}  // namespace
+
+int main() {
+  test_triangle();
+  test_iteration(129, 129, 1.0f);
+  test_iteration(65, 200, 1e-3f);
+  test_iteration(140, 12, 1.0f);
+  test_whole_step(2, 72, 130);
+  test_whole_step(2, 131, 40);
+  test_whole_step(2, 50, 50);
+  test_whole_step(66, 4, 60, 2e-2);  // more matrices than addresses in a launch
+  test_guards(9, 20);
+  test_guards(20, 9);
+}
