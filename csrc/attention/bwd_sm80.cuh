@@ -63,8 +63,8 @@ __global__ void __launch_bounds__(DeltaRows<kHeadDim>::kThreads)
   if (row < args.T && chunk == 0) args.delta[(int64_t{b} * args.H + h) * args.T + row] = delta;
 }
 
-// Scores become weights. is_seen(place) is asked if only some are; lse_log2(place) of a query from
-// T on is plus infinity, so that its weights are 0.
+// Scores become weights; is_seen(place) is asked if only some are. Queries from T on, whose q,
+// dout, lse and delta are 0, have weights but add nothing.
 template <int kRowTiles, int kColumns, typename IsSeen, typename LseLog2>
 __device__ __forceinline__ void to_weights(Sums<kRowTiles, kColumns>& s, float scale_log2,
                                            Seen part, const IsSeen& is_seen,
@@ -120,10 +120,9 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm)
   const auto load_value = [&](int step) {
     if (value >= kRowValues) return 0.0f;
     const int query = query_of(step) + value % kBlockM;
-    const bool is_lse = value < kBlockM;
-    if (query >= args.T) return is_lse ? -kMinusInfinity : 0.0f;
+    if (query >= args.T) return 0.0f;
     const int64_t i = (int64_t{b} * args.H + head_of(step)) * args.T + query;
-    return is_lse ? args.lse[i] * static_cast<float>(kLog2E) : args.delta[i];
+    return value < kBlockM ? args.lse[i] * static_cast<float>(kLog2E) : args.delta[i];
   };
   const auto store_value = [&](int step, float x) {
     if (value < kRowValues) rows_of_stages[step % Tile::kStages * kRowValues + value] = x;
@@ -213,7 +212,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm)
     const int row = first_query + warp_row + m * kMmaRows + lane_index() / kRowLanes + half * 8;
     const int64_t i = (int64_t{b} * args.H + h) * args.T + row;
     const bool is_inside = row < args.T;
-    lse_log2[m][half] = is_inside ? args.lse[i] * static_cast<float>(kLog2E) : -kMinusInfinity;
+    lse_log2[m][half] = is_inside ? args.lse[i] * static_cast<float>(kLog2E) : 0.0f;
     delta[m][half] = is_inside ? args.delta[i] : 0.0f;
   });
   cuda::cp_async_wait<0>();

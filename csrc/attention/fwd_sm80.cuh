@@ -29,6 +29,9 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm)
     forward_kernel(const ForwardArgs args) {
   constexpr int kHeadDim = Tile::kHeadDim, kBlockM = Tile::kBlockM, kBlockN = Tile::kBlockN;
   constexpr int kRowTiles = Tile::kRowTiles, kWarpRows = kRowTiles * kMmaRows;
+  // The first tile that a warp looks at then holds the last key of each of its rows, so that no row
+  // below T starts with nothing but masked scores.
+  static_assert(kBlockN % kWarpRows == 0);
   using QueryTile = SharedTile<kBlockM, kHeadDim>;
   using KeyTile = SharedTile<kBlockN, kHeadDim>;
   const int tile = static_cast<int>(gridDim.x - 1 - blockIdx.x);

@@ -56,6 +56,7 @@ class BoundedSoftmax {
   RowValues<kRowTiles> sum_ = {};
 };
 
+// A row must see a key in the first tile that is added: of minus infinities it makes NaN.
 template <int kRowTiles>
 class RunningSoftmax {
  public:
@@ -72,7 +73,7 @@ class RunningSoftmax {
       float max = before;
       for_row(s, m, half, [&](float score) { max = fmaxf(max, score); });
       max_[m][half] = max = cuda::reduce_lanes<kRowLanes>(max, cuda::Max{});
-      const float shift = shift_of(max);
+      const float shift = max * scale_;
       const float factor = cuda::exp2_approx(fmaf(before, scale_, -shift));
       float sum = sum_[m][half] * factor;
       for_row(out, m, half, [&](float& x) { x *= factor; });
@@ -88,17 +89,12 @@ class RunningSoftmax {
                                          RowValues<kRowTiles>& scale) const {
     for_each_row<kRowTiles>([&](int m, int half) {
       const float sum = cuda::reduce_lanes<kRowLanes>(sum_[m][half], cuda::Sum{});
-      lse[m][half] = logf(sum) + shift_of(max_[m][half]) * kLn2;
+      lse[m][half] = logf(sum) + max_[m][half] * scale_ * kLn2;
       scale[m][half] = 1.0f / sum;
     });
   }
 
  private:
-  // A row that has seen no key yet has nothing to subtract: infinities would make NaN.
-  __device__ __forceinline__ float shift_of(float max) const {
-    return max == kMinusInfinity ? 0.0f : max * scale_;
-  }
-
   const float scale_;
   RowValues<kRowTiles> max_, sum_ = {};
 };
