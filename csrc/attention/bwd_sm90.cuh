@@ -229,15 +229,15 @@ __global__ void __launch_bounds__(DqTile<kHeadDim>::kThreads, 1)
 
 // ---- dk, dv
 
-// By a warp: lse and delta of a stage's queries, whose head begins at `row`. Queries from T on get
-// weights of 0.
+// By a warp: lse and delta of a stage's queries, whose head begins at `row`. From T on q and dout are
+// zeros, which leave no trace in dk and dv, whatever their weights are.
 template <int kRows>
 __device__ __forceinline__ void load_stats(float* stats, const BwdArgs& args, int64_t row,
                                            int query) {
 #pragma unroll
   for (int i = static_cast<int>(threadIdx.x) % cuda::kWarp; i < kRows; i += cuda::kWarp) {
     const bool is_inside = query + i < args.T;
-    stats[i] = is_inside ? args.lse[row + query + i] * kLog2e : INFINITY;
+    stats[i] = is_inside ? args.lse[row + query + i] * kLog2e : 0.0f;
     stats[kRows + i] = is_inside ? args.delta[row + query + i] : 0.0f;
   }
 }
