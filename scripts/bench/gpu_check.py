@@ -38,8 +38,8 @@ PREPASS_SHAPES = [(1, 1, 1, 1, 64), (1, 7, 3, 3, 128), (2, 33, 8, 2, 128), (3, 6
 # (N, C, V, vocab_size): one row; a vocabulary that ends inside of a 16-byte vector; many blocks
 HEAD_SHAPES = [(1, 64, 64, 64), (9, 64, 1000, 997), (515, 128, 4096, 4090), (64, 64, 50304, 50257)]
 
-# (B, T, H, Hkv, D): ends inside of every tile, GQA 1, 2 and 4; with each of the windows, and scores
-# that have a bound and that need a running maximum
+# (B, T, H, Hkv, D): ends inside of every tile, GQA 1, 2 and 4; with each of the windows, and with
+# scores that have a bound as well as scores that need a running maximum
 ATTENTION_SHAPES = [
     (B, T, 4, Hkv, D)
     for D in (64, 128)
@@ -132,8 +132,8 @@ def attention_cases(tiny: bool) -> dict[str, Callable[[str], list[Tensor]]]:
     found = {}
     for kernels in paths:
         for shape in TINY_ATTENTION_SHAPES if tiny else ATTENTION_SHAPES:
-            for i, window in enumerate((37,) if tiny else ATTENTION_WINDOWS):
-                for qk_scale in ATTENTION_QK_SCALES if tiny else ATTENTION_QK_SCALES[i % 2 :][:1]:
+            for window in (37,) if tiny else ATTENTION_WINDOWS:
+                for qk_scale in ATTENTION_QK_SCALES:
                     name = f"attention {kernels} {shape} window {window} qk_scale {qk_scale}"
                     found[name] = attention_case(kernels, shape, window, qk_scale)
     return found

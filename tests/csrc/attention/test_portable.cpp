@@ -3,6 +3,7 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <random>
 #include <vector>
@@ -301,6 +302,23 @@ void test_unaligned_rows_are_refused() {
   REQUIRE(is_refused({.B = 1, .T = 2, .H = 2, .Hkv = 1, .D = 64, .padding = 4}, 0));
 }
 
+void test_sizes_beyond_a_grid_are_refused() {
+  for (const std::array<int64_t, 4>& sizes : {std::array<int64_t, 4>{65536, 1, 1, 64},
+                                              {1, (int64_t{1} << 30) + 1, 1, 64},
+                                              {1, 1, 65536, 64}}) {
+    attention::Forward forward;
+    forward.q.rank = 4;
+    forward.q.sizes = sizes;
+    bool is_refused = false;
+    try {
+      attention::portable_forward(forward, {.is_cuda = true});
+    } catch (const Unsupported&) {
+      is_refused = true;
+    }
+    REQUIRE(is_refused);
+  }
+}
+
 void test_empty_is_nothing_to_do() {
   for (const Case& c : {Case{.B = 0, .T = 3, .H = 1, .Hkv = 1, .D = 64},
                         Case{.B = 1, .T = 0, .H = 1, .Hkv = 1, .D = 64}}) {
@@ -318,6 +336,7 @@ void test_empty_is_nothing_to_do() {
 int main() {
   test_empty_is_nothing_to_do();
   test_unaligned_rows_are_refused();
+  test_sizes_beyond_a_grid_are_refused();
   test_repeats_are_the_same();
   test_shapes();
   std::printf("worst relative error: forward %.1e, backward %.1e; lse %.1e\n", worst_forward,
