@@ -186,7 +186,8 @@ __device__ __forceinline__ void sum_dq(const Shared& shared, const CUtensorMap* 
   cuda::wgmma_wait<0>(dq, ds);
   if (query >= args.T) return;
   const float scale[2] = {args.scale, args.scale};
-  store(dq, scale, q, dq_map, query, head, batch, 1 + consumer);
+  start_store(dq, scale, q, dq_map, query, head, batch, 1 + consumer);
+  cuda::tma_store_finish();
 }
 
 // Grid: tiles of queries, the longest first; H; B.
@@ -229,8 +230,8 @@ __global__ void __launch_bounds__(DqTile<kHeadDim>::kThreads, 1)
 
 // ---- dk, dv
 
-// By a warp: lse and delta of a stage's queries, whose head begins at `row`. From T on q and dout are
-// zeros, which leave no trace in dk and dv, whatever their weights are.
+// By a warp: lse and delta of a stage's queries, whose head begins at `row`. From T on q and dout
+// are zeros, which leave no trace in dk and dv, whatever their weights are.
 template <int kRows>
 __device__ __forceinline__ void load_stats(float* stats, const BwdArgs& args, int64_t row,
                                            int query) {
@@ -308,8 +309,9 @@ __device__ __forceinline__ void sum_dk_dv(const Shared& shared, const CUtensorMa
   cuda::wgmma_wait<0>(dk, ds);
   if (key >= args.T) return;
   const float dk_scale[2] = {args.scale, args.scale}, dv_scale[2] = {1.0f, 1.0f};
-  store(dk, dk_scale, k, dk_map, key, kv_head, batch, 1 + consumer);
-  store(dv, dv_scale, v, dv_map, key, kv_head, batch, 1 + consumer);
+  start_store(dk, dk_scale, k, dk_map, key, kv_head, batch, 1 + consumer);
+  start_store(dv, dv_scale, v, dv_map, key, kv_head, batch, 1 + consumer);
+  cuda::tma_store_finish();
 }
 
 // Grid: tiles of keys, the longest first; Hkv; B. After dq_kernel, which writes delta.

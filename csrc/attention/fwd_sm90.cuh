@@ -199,13 +199,14 @@ __device__ __forceinline__ void attend(const FwdShared<Tile, kHeadDim>& shared,
 
   if (query >= args.T) return;
   const int head = static_cast<int>(blockIdx.y), batch = static_cast<int>(blockIdx.z);
-  store(out, scale, q, out_map, query, head, batch, 1 + Tile::kConsumers + consumer);
+  start_store(out, scale, q, out_map, query, head, batch, 1 + Tile::kConsumers + consumer);
   float* const lse = args.lse + (int64_t{batch} * gridDim.y + head) * args.T;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int row = query + accumulator_row() + 8 * half;
     if (threadIdx.x % 4 == 0 && row < args.T) lse[row] = softmax.lse(half);
   }
+  cuda::tma_store_finish();
 }
 
 // Grid: tiles of queries, the longest first; H; B.

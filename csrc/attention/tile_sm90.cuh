@@ -125,12 +125,13 @@ __device__ __forceinline__ void for_each(float (&c)[kSize], const F& f) {
   }
 }
 
-// Accumulators times `scale` of their row, rounded, to rows row .. row + 63 of the tensor that are
-// below T, by way of `tile`, which no other warpgroup may use. `barrier` is of this warpgroup.
+// Starts the way of accumulators times `scale` of their row, rounded, to rows row .. row + 63 of
+// the tensor that are below T, by way of `tile`, which no other warpgroup may use. It has ended
+// after tma_store_finish(). `barrier` is of this warpgroup.
 template <int kHeadDim>
-__device__ __forceinline__ void store(const float (&c)[kHeadDim / 2], const float (&scale)[2],
-                                      const GroupTile<kHeadDim>& tile, const CUtensorMap* map,
-                                      int row, int head, int batch, int barrier) {
+__device__ __forceinline__ void start_store(const float (&c)[kHeadDim / 2], const float (&scale)[2],
+                                            const GroupTile<kHeadDim>& tile, const CUtensorMap* map,
+                                            int row, int head, int batch, int barrier) {
   const int thread = static_cast<int>(threadIdx.x) % cuda::kWarpgroup, lane = thread % 32;
   cuda::named_barrier_sync(barrier, cuda::kWarpgroup);  // all have read what is overwritten
   constexpr int kPairs = cuda::kPanelColumns / 16;      // of chunks, per panel
@@ -154,7 +155,6 @@ __device__ __forceinline__ void store(const float (&c)[kHeadDim / 2], const floa
       cuda::tma_store(map, tile.data + panel * tile.kPanelBytes, panel * cuda::kPanelColumns, head,
                       row, batch);
     }
-    cuda::tma_store_finish();
   }
 }
 

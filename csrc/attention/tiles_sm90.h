@@ -36,12 +36,13 @@ struct FwdTile : std::conditional_t<kHeadDim == 64, Roles<3, 32, 160>, Roles<2, 
 };
 
 // Keys in rows: the transposed scores are the first operand of dv and dk. Tiles of queries pass by.
-// The loader also brings lse and delta through its registers, so it keeps more of them.
+// The loader also brings lse and delta through its registers, so it keeps more of them. A tile's q
+// is given back only under the next tile's scores, hence a stage more.
 template <int kHeadDim>
 struct DkDvTile : Roles<2, 40, 232> {
   static constexpr int kBlockN = 64 * kConsumers;
   static constexpr int kBlockM = 64;
-  static constexpr int kStages = 2;
+  static constexpr int kStages = 3;
   static constexpr int kTileBytes = 2 * kHeadDim * 2 * (kBlockN + kStages * kBlockM);
   static constexpr int kStatBytes = kStages * 2 * kBlockM * 4;    // lse and delta
   static constexpr int kSums = kHeadDim + kBlockM + kBlockM / 4;  // dk, dv; s, dp; p packed
