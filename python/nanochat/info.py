@@ -43,4 +43,8 @@ def info(_: InfoConfig) -> None:
     if torch.cuda.is_available():
         why = "not yet verified on hardware; opt in with NativeOptions(cuda_device=0)"
         table.add_row("engine", "cuda", "torch", why)
+        with ops.force("native"):  # probes our kernels here
+            for row in ops.backends():
+                if row.device == "cuda":
+                    table.add_row(row.op, "cuda, opt-in", row.path, row.reason)
     console.print(table)

@@ -33,7 +33,7 @@ _CUDA_LADDERS: dict[str, tuple[Path, ...]] = {
     "prepass": ("portable", "reference"),
     "attention": ("hopper", "portable", "flash_attn", "torch", "reference"),
     "cross_entropy": ("portable", "reference"),
-    "muon": ("hopper", "portable", "reference"),
+    "muon": ("portable", "reference"),
     "adamw": ("portable", "reference"),
 }
 OPS = tuple(_CUDA_LADDERS)

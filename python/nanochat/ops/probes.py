@@ -60,7 +60,7 @@ def verdict(op: str, path: Path) -> str:
             reason = failed = launch(op, path, torch.device("cuda", torch.cuda.current_device()))
         _verdicts[op, path] = reason
     if failed:
-        warnings.warn(f"nanochat: {op} passes over its {path} path: {failed}", stacklevel=6)
+        warnings.warn(f"nanochat: {op} passes over its {path} path: {failed}", stacklevel=7)
     return reason
 
 
