@@ -18,8 +18,8 @@
 
 namespace nanochat::attention {
 
-// A fixed bound must leave room: a row whose scores all lie at -bound still has weights exp(-2
-// bound), which fp32 holds without losing digits.
+// A bound that stands in for the maximum must leave room: a row whose scores all lie at -bound
+// still has weights exp(-2 bound), which fp32 holds without losing digits.
 inline constexpr double kMaxScoreBound = 40.0;
 
 // Any strides, except that D is contiguous. All of one dtype (bf16 or fp32; fp64 on the CPU) but
@@ -32,7 +32,7 @@ struct Forward {
   int64_t window = 0;  // keys visible to the left of a query besides its own; T or more: all
   double scale = 1.0;  // > 0
   // Of |s|, if the caller knows one: rows of q and k that are normed to qk_scale sqrt(D) have
-  // qk_scale^2 scale D. It then stands in for the running maximum. At most kMaxScoreBound; 0: none
+  // qk_scale^2 scale D. Kernels then need no running maximum. At most kMaxScoreBound; 0: none
   // is known.
   double score_bound = 0.0;
 };

@@ -7,8 +7,10 @@
 //   none of them
 //             | edge| all | all | diag|    sees, so a window of w costs w keys, not T
 //
-// A bound on the scores stands in for the running maximum; where none is known, the row maximum is
-// found by a pass of its own, so there is one softmax and nothing is ever rescaled.
+// Scores that are known to be bounded need no maximum: exp(40) and a sum of many of them are far
+// from the largest fp32, and a weight keeps all digits that subtracting a bound would take from its
+// exponent. Without a bound the row maximum is found by a pass of its own, so nothing is ever
+// rescaled.
 #pragma once
 
 #include "attention/attention.h"
@@ -37,7 +39,7 @@ struct ForwardLoops : Tiles<T, N, dot> {
     F* out;             // [kSpan][floats]
     V* sums;            // [kSpan] of weights
     V* rounded_sums;    // [kSpan] of weights as they meet the values
-    F* bounds;          // [kSpan]
+    F* maxima;          // [kSpan] of scaled scores, to base 2; 0 where scores are bounded
     int64_t bytes;
 
     Block(int64_t T_, int64_t D, char* scratch) : w(D), num_spans((T_ + kSpan - 1) / kSpan) {
@@ -52,7 +54,7 @@ struct ForwardLoops : Tiles<T, N, dot> {
       out = room.template take<F>(kSpan * w.floats);
       sums = room.template take<V>(kSpan);
       rounded_sums = room.template take<V>(kSpan);
-      bounds = room.template take<F>(kSpan);
+      maxima = room.template take<F>(kSpan);
       bytes = room.next - scratch;
     }
   };
@@ -94,7 +96,7 @@ struct ForwardLoops : Tiles<T, N, dot> {
                     block.queries);
     for (int64_t r = 0; r < kSpan; ++r) {
       block.sums[r] = block.rounded_sums[r] = V{};
-      block.bounds[r] = static_cast<F>(p.score_bound * kLog2E);
+      block.maxima[r] = 0;
     }
     __builtin_memset(block.out, 0, static_cast<size_t>(kSpan * w.floats) * sizeof(F));
     if (p.score_bound == 0) find_maxima(p, first, num_queries, block);
@@ -106,7 +108,7 @@ struct ForwardLoops : Tiles<T, N, dot> {
     for (int64_t r = 0; r < num_queries; ++r) {
       const F sum = Base::sum(block.sums[r]), rounded_sum = Base::sum(block.rounded_sums[r]);
       Base::write_row(out.row(first + r), block.out + r * w.floats, 1 / rounded_sum, w.D);
-      lse[r] = (block.bounds[r] + static_cast<F>(__builtin_log2(static_cast<double>(sum)))) *
+      lse[r] = (block.maxima[r] + static_cast<F>(__builtin_log2(static_cast<double>(sum)))) *
                static_cast<F>(1 / kLog2E);
     }
   }
@@ -172,7 +174,7 @@ struct ForwardLoops : Tiles<T, N, dot> {
       });
     });
     for (int64_t r = 0; r < kSpan; ++r) {
-      block.bounds[r] = Base::max(block.sums[r]) * static_cast<F>(p.scale * kLog2E);
+      block.maxima[r] = Base::max(block.sums[r]) * static_cast<F>(p.scale * kLog2E);
       block.sums[r] = V{};
     }
   }
@@ -182,7 +184,7 @@ struct ForwardLoops : Tiles<T, N, dot> {
     const F scale = static_cast<F>(p.scale * kLog2E);
     const Widths& w = block.w;
     score(p, m, block, [&](int r, int64_t column, V x, const auto& visible) NANOCHAT_INLINE_LAMBDA {
-      const V weight = visible(Base::exp2(x * scale - block.bounds[m.r + r]), V{});
+      const V weight = visible(Base::exp2(x * scale - block.maxima[m.r + r]), V{});
       block.sums[m.r + r] += weight;
       Base::put_row_and_add(block.weights + r * kWeightsRow + column / kPerWord, weight,
                             block.rounded_sums[m.r + r]);

@@ -1,16 +1,18 @@
-"""The pre-pass against fp64 and finite differences, attention against a plain softmax."""
+"""The pre-pass and attention, forward and backward, against fp64 and finite differences."""
 
 from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager
+from typing import Any
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch import Tensor
 
 from nanochat import _core, ops
-from nanochat.ops import reference
+from nanochat.ops import native, reference
 from nanochat.ops.backends import CPU_LEVELS
 from nanochat.testing.numerics import assert_as_good_as, same_bits
 
@@ -176,6 +178,76 @@ def test_prepass_names_the_broken_rule(change: dict[str, object], message: str) 
         ops.prepass(**arguments)
 
 
+def test_prepass_op_obeys_the_rules_of_torch_library() -> None:
+    x = inputs(2, 3, 2, 2, 8, torch.float32)
+    for name in ("q", "k", "v", "ve", "gate"):
+        x[name].requires_grad_()
+    arguments = tuple(x[n] for n in ("q", "k", "cos", "sin", "v", "ve", "gate"))
+    torch.library.opcheck(torch.ops.nanochat.prepass, arguments, OPTIONS)
+
+
+ATTENTION_NAMES = ("out", "dq", "dk", "dv", "dve", "dgate")
+
+
+def attention_results(
+    path: ops.Path, x: dict[str, Tensor], dout: Tensor, window: int | None, **options: float
+) -> list[Tensor]:
+    """Output of attention, and its gradients."""
+    x = {
+        name: tensor.detach().requires_grad_() if name not in ("cos", "sin") else tensor
+        for name, tensor in x.items()
+    }
+    with ops.force(path):
+        out = ops.attention(**x, window=window, **(OPTIONS | options))
+    leaves = [x[name] for name in ("q", "k", "v", "ve", "gate") if name in x]
+    return [out, *torch.autograd.grad(out, leaves, dout.to(out.dtype))]
+
+
+def assert_attention_close(
+    x: dict[str, Tensor], window: int | None, **options: float
+) -> list[Tensor]:
+    dout = torch.randn(x["q"].shape).to(x["q"].dtype)
+    exact = {n: t if n in ("cos", "sin") else t.double() for n, t in x.items()}
+    oracle = attention_results("reference", exact, dout, window, **options)
+    torchs = attention_results("reference", x, dout, window, **options)
+    ours = attention_results("native", x, dout, window, **options)
+    # Where a query sees one key, gradients of q and k are differences of numbers this large.
+    scale = (dout.double().norm(dim=-1) * x["v"].double().norm(dim=-1).max()).max().item() / 8
+    for name, a, b, c in zip(ATTENTION_NAMES, ours, torchs, oracle, strict=False):
+        assert a.dtype == x["q"].dtype
+        assert_as_good_as(a, b, c, name, scale=scale if name in ("dq", "dk") else None)
+    return ours
+
+
+LENGTHS = (1, 2, 31, 64, 127, 128, 129, 257, 512)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("window", [0, 1, 127, 128, 512, None])
+@pytest.mark.parametrize("T", LENGTHS)
+def test_attention_is_as_exact_as_the_reference(
+    T: int, window: int | None, dtype: torch.dtype
+) -> None:
+    group = 1 + LENGTHS.index(T) % 2  # query heads that share one of keys
+    assert_attention_close(inputs(1, T, 2, 2 // group, 64, dtype, values=T % 2 == 1), window)
+
+
+@pytest.mark.parametrize("level", CPU_LEVELS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("H", "Hkv", "D"), [(2, 2, 32), (2, 1, 64), (4, 1, 128), (1, 1, 36), (1, 1, 2)]
+)
+def test_attention_at_every_level(H: int, Hkv: int, D: int, dtype: torch.dtype, level: str) -> None:
+    with force_level(level):
+        assert_attention_close(inputs(2, 131, H, Hkv, D, dtype), 50)
+
+
+def test_attention_of_scores_without_a_bound() -> None:
+    x = inputs(1, 130, 2, 2, 64, torch.float32)
+    ours = assert_attention_close(x, 70, qk_scale=6.0)  # scores up to 288: exp of them is no fp32
+    assert all(y.isfinite().all() for y in ours)
+
+
 def softmax_attention(x: dict[str, Tensor], window: int | None) -> Tensor:
     """One query at a time, in fp64."""
     q, k, v = reference.prepass(**{n: t.double() for n, t in x.items()}, **OPTIONS)
@@ -192,21 +264,104 @@ def softmax_attention(x: dict[str, Tensor], window: int | None) -> Tensor:
     return out
 
 
+@pytest.mark.parametrize("path", ["native", "reference"])
 @pytest.mark.parametrize("window", [None, 0, 1, 3, 8, 9, 100])
-def test_attention_sees_its_window(window: int | None) -> None:
+def test_attention_sees_its_window(window: int | None, path: ops.Path) -> None:
     x = inputs(2, 9, 4, 2, 16, torch.float32)
-    ours = ops.attention(**x, window=window, **OPTIONS)
-    torch.testing.assert_close(ours.double(), softmax_attention(x, window), rtol=1e-5, atol=1e-5)
+    with ops.force(path):
+        out = ops.attention(**x, window=window, **OPTIONS)
+    torch.testing.assert_close(out.double(), softmax_attention(x, window), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("window", [None, 0, 3, 100])
-def test_bf16_products_are_as_exact_as_the_reference(window: int | None) -> None:
-    x = inputs(2, 33, 4, 2, 64, torch.bfloat16)
-    exact = softmax_attention({k: t.float() for k, t in x.items()}, window)
-    reference = ops.reference.attention(**x, window=window, **OPTIONS)
-    ours = ops.attention(**x, window=window, **OPTIONS)
-    allowed = 2 * (reference.double() - exact).abs().max() + 1e-5
-    assert (ours.double() - exact).abs().max() <= allowed
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_reads_views_of_a_fused_projection_and_nothing_else(dtype: torch.dtype) -> None:
+    B, T, H, D = 2, 100, 2, 48
+    fused = torch.full((B, T, 3 * H + 1, D + 15), float("nan"), dtype=dtype)  # odd: no alignment
+    fused[:, :, : 3 * H, :D] = torch.randn(B, T, 3 * H, D).to(dtype)
+    x = inputs(B, T, H, H, D, dtype, values=False)
+    for i, name in enumerate(("q", "k", "v")):
+        x[name] = fused[:, :, i * H : (i + 1) * H, :D]
+    assert_attention_close(x, 30)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_keys_outside_of_the_window_are_not_read(dtype: torch.dtype) -> None:
+    T, window, poisoned = 700, 20, 100
+    x = inputs(1, T, 2, 1, 64, dtype, values=False)
+    x["k"][:, :poisoned] = float("nan")
+    x["v"][:, :poisoned] = float("inf")
+    first = poisoned + window + 200  # of the queries far enough away, whatever the tiles
+    dout = torch.zeros(x["q"].shape, dtype=dtype)
+    out, dq, dk, dv = attention_results("native", x, dout, window)
+    assert out[:, first:].isfinite().all() and dq[:, first:].isfinite().all()
+    assert dk[:, first:].isfinite().all() and dv[:, first:].isfinite().all()
+    assert not out[:, :poisoned].isfinite().any()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 3e38])
+@pytest.mark.parametrize("qk_scale", [1.2, 20.0])
+def test_attention_of_numbers_that_are_none_ends(value: float, qk_scale: float) -> None:
+    x = inputs(1, 300, 1, 1, 32, torch.bfloat16)
+    x["q"][0, 250] = x["k"][0, 251] = x["v"][0, 252] = value
+    results = attention_results("native", x, torch.ones(x["q"].shape), 8, qk_scale=qk_scale)
+    assert results[0][0, :150].isfinite().all()
+
+
+def test_attention_of_an_empty_batch() -> None:
+    x = inputs(0, 4, 2, 1, 16, torch.float32)
+    assert [y.shape[0] for y in attention_results("native", x, x["q"], None)] == [0] * 6
+
+
+def test_attention_gradient_against_finite_differences() -> None:
+    x = {n: t.double() for n, t in inputs(1, 9, 4, 2, 6, torch.float32).items()}
+    cos, sin = x["cos"].float(), x["sin"].float()
+    leaves = [x[name].requires_grad_() for name in ("q", "k", "v", "ve", "gate")]
+
+    def function(q: Tensor, k: Tensor, v: Tensor, ve: Tensor, gate: Tensor) -> Tensor:
+        return ops.attention(q, k, v, cos, sin, window=4, eps=0.3, ve=ve, gate=gate)
+
+    assert torch.autograd.gradcheck(function, leaves)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_repeats_give_the_same_bits_on_one_and_two_threads(dtype: torch.dtype) -> None:
+    x = inputs(2, 260, 4, 2, 64, dtype)  # enough work for a second thread
+    dout = torch.randn(x["q"].shape).to(dtype)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        first = attention_results("native", x, dout, 100)
+        torch.set_num_threads(2)
+        again = [attention_results("native", x, dout, 100) for _ in range(3)]
+        torch.set_num_threads(3)  # ranges that begin inside of a head
+        again.append(attention_results("native", x, dout, 100))
+    finally:
+        torch.set_num_threads(before)
+    for outputs in again:
+        assert all(same_bits(a, b) for a, b in zip(first, outputs, strict=True))
+
+
+def test_attention_is_one_node_of_the_graph() -> None:
+    x = inputs(1, 4, 2, 2, 8, torch.float32)
+    for name in ("q", "k", "v", "ve", "gate"):
+        x[name].requires_grad_()
+    node = ops.attention(**x, **OPTIONS).grad_fn
+    assert node is not None
+    inner = [parent for parent, _ in node.next_functions if parent is not None]
+    assert [type(parent).__name__ for parent in inner] == ["AccumulateGrad"] * 5
+
+
+def test_attention_under_checkpointing_gives_the_same_bits() -> None:
+    x = inputs(1, 20, 2, 2, 32, torch.float32)
+    x["q"].requires_grad_()
+
+    def run(q: Tensor) -> Tensor:
+        return ops.attention(**(x | {"q": q}), window=5, **OPTIONS).square().sum()
+
+    (plain,) = torch.autograd.grad(run(x["q"]), x["q"])
+    recomputed = torch.utils.checkpoint.checkpoint(run, x["q"], use_reentrant=False)
+    (gradient,) = torch.autograd.grad(recomputed, x["q"])
+    assert same_bits(plain, gradient)
 
 
 def test_attention_refuses_a_negative_window() -> None:
@@ -214,12 +369,48 @@ def test_attention_refuses_a_negative_window() -> None:
         ops.attention(**inputs(1, 2, 1, 1, 4, torch.float32), window=-1)
 
 
-def test_prepass_op_obeys_the_rules_of_torch_library() -> None:
+def test_attention_wants_the_gate_with_the_values() -> None:
+    x = inputs(1, 2, 1, 1, 4, torch.float32)
+    del x["gate"]
+    with pytest.raises(ValueError, match="attention: ve and gate must be given together"):
+        ops.attention(**x)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"q": torch.randn(2, 5, 4, 15)}, "head_dim must be even and positive, got 15"),
+        ({"k": torch.randn(2, 5, 3, 16)}, "multiple of the key/value heads, got 4 and 3"),
+        ({"v": torch.randn(2, 4, 2, 16)}, r"attention: v must have shape \(2, 5, 2, 16\), got"),
+        ({"lse": torch.empty(2, 4, 5).double()}, "attention: lse must be float32, got float64"),
+        ({"lse": torch.empty(2, 5, 4).mT}, "attention: lse must be contiguous"),
+        ({"window": -1}, "attention: window must not be negative, got -1"),
+        ({"scale": 0.0}, "attention: scale must be positive, got 0"),
+        ({"score_bound": 50.0}, "attention: score_bound must be between 0 and 40, got 50"),
+    ],
+)
+def test_attention_names_the_broken_rule(change: dict[str, Any], message: str) -> None:
+    tensors = {
+        "q": torch.randn(2, 5, 4, 16),
+        "k": torch.randn(2, 5, 2, 16),
+        "v": torch.randn(2, 5, 2, 16),
+        "out": torch.empty(2, 5, 4, 16),
+        "lse": torch.empty(2, 4, 5),
+    }
+    options: dict[str, Any] = {"window": 5, "scale": 1.0, "score_bound": 0.0}
+    tensors |= {name: t for name, t in change.items() if name in tensors}
+    options |= {name: t for name, t in change.items() if name in options}
+    views = [native.view(tensor) for tensor in tensors.values()]
+    with pytest.raises(ValueError, match=message):
+        _core.attention_forward(native.placement(tensors["q"]), *views, **options)
+
+
+def test_attention_op_obeys_the_rules_of_torch_library() -> None:
     x = inputs(2, 3, 2, 2, 8, torch.float32)
     for name in ("q", "k", "v", "ve", "gate"):
         x[name].requires_grad_()
-    arguments = tuple(x[n] for n in ("q", "k", "cos", "sin", "v", "ve", "gate"))
-    torch.library.opcheck(torch.ops.nanochat.prepass, arguments, OPTIONS)
+    arguments = tuple(x[n] for n in ("q", "k", "v", "cos", "sin", "ve", "gate"))
+    torch.library.opcheck(torch.ops.nanochat.attention, arguments, {"window": 1, **OPTIONS})
 
 
 def test_attention_compiles_into_one_graph() -> None:
