@@ -6,8 +6,8 @@
 // Shared memory allows two blocks on an A100 (164 KB) and all later data centre chips, and one on
 // chips with 100 KB (sm_86, sm_89, sm_120).
 //
-// A fragment of the second operand serves every 16 rows that its warp has: with 32 rows shared
-// memory is read at 3/4 of its rate while the tensor cores are full, with 16 rows at all of it.
+// A fragment of the second operand serves all the rows that a warp has: with 32 rows shared memory
+// is read at 3/4 of its rate at most while the tensor cores are full, with 16 rows at all of it.
 #pragma once
 
 #include "common/dtype.h"

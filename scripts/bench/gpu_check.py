@@ -224,9 +224,9 @@ def sanitize() -> dict[str, str]:
 
 
 def timings() -> list[str]:
-    """The output of the benchmarks of both ops."""
+    """The output of each op's benchmark."""
     outputs = []
-    for name in ("prepass", "cross_entropy"):
+    for name in ("prepass", "attention", "cross_entropy"):
         text = StringIO()
         with redirect_stdout(text):
             runpy.run_path(str(Path(__file__).with_name(f"{name}.py")))["main"](
