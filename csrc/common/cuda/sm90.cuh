@@ -27,7 +27,7 @@ __device__ __forceinline__ uint8_t* swizzle_aligned_shared() {
 }
 
 // Which warpgroup of the block this thread is in, as a value that the compiler knows to be the same
-// in a warp: wgmma in a branch that could be divergent is serialised.
+// in a warp, so that the roles are branches that it knows not to diverge.
 __device__ __forceinline__ int warpgroup_index() {
   return __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / kWarpgroup, 0);
 }
