@@ -3,8 +3,8 @@
 // Registers decide. A thread has 255; the sums of a warp and the scores that it holds at one time
 // take 192 of them in the largest kernel, the rest is fragments and addresses. With 4 warps a block
 // two blocks share a multiprocessor, so that one multiplies while the other waits or exponentiates.
-// Shared memory allows two blocks on an A100 (164 KB) and all later data centre chips, and one on
-// chips with 100 KB (sm_86, sm_89, sm_120).
+// Shared memory allows two blocks on an A100 (164 KB) and all later data centre chips, and one of
+// head_dim 128 on chips with 100 KB (sm_86, sm_89, sm_120).
 //
 // A fragment of the second operand serves all the rows that a warp has: with 32 rows shared memory
 // is read at 3/4 of its rate at most while the tensor cores are full, with 16 rows at all of it.
@@ -25,6 +25,19 @@ inline constexpr int kChunk = 8;  // elements
 [[nodiscard]] NANOCHAT_HD constexpr int swizzled(int row, int chunk) {
   return chunk ^ (row & 7);
 }
+static_assert(
+    [] {
+      for (int i = 0; i < 8; ++i) {
+        unsigned of_chunk = 0, of_row = 0;
+        for (int j = 0; j < 8; ++j) {
+          of_chunk |= 1u << swizzled(j, i) % 8;
+          of_row |= 1u << swizzled(i, j) % 8;
+        }
+        if (of_chunk != 0xff || of_row != 0xff) return false;
+      }
+      return true;
+    }(),
+    "two chunks that are read or written at once share banks");
 
 struct Warps4 {
   static constexpr int kWarps = 4;

@@ -81,8 +81,8 @@ __device__ __forceinline__ void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
-// x, of which the compiler then knows nothing: what is computed from it inside of a loop stays there,
-// where otherwise every address of an unrolled loop would wait in a register of its own.
+// x, of which the compiler then knows nothing: what is computed from it inside of a loop stays
+// there, where otherwise every address of an unrolled loop would wait in a register of its own.
 __device__ __forceinline__ int opaque(int x) {
   asm volatile("" : "+r"(x));
   return x;
