@@ -264,23 +264,37 @@ __device__ __forceinline__ void sum_dk_dv(const Shared& shared, const CUtensorMa
   const GroupTile<kHeadDim> k = shared.own_first(consumer), v = shared.own_second(consumer);
   float s[kM / 2], dp[kM / 2], dk[kHeadDim / 2], dv[kHeadDim / 2];
   uint32_t p[kM / kDepth][4], ds[kM / kDepth][4];
-  int last = -1;  // stage of the tile before, whose dk may be under way
+  bool accumulate = false;
+  int pending = -1;  // stage of the tile before, whose dk may be under way
+  const auto give_back_pending = [&] {
+    if (pending >= 0) barriers.first[pending].release();
+    pending = -1;
+  };
   cuda::mbarrier_wait(&barriers.own, 0);
   for_each_stage<Tile>(queries, args.heads_per_kv, [&](const auto& at, int, int tile) {
+    const int query = tile * kM;
+    const Seen part = seen(query, kM, key, kGroupRows, args.window);
     cuda::mbarrier_wait(&barriers.first[at.stage].full, at.phase);
+    if (part == Seen::kNone) {  // a tile that only the other warpgroup's keys want
+      cuda::wgmma_wait<0>(dk, ds);
+      give_back_pending();
+      cuda::mbarrier_wait(&barriers.second[at.stage].full, at.phase);
+      barriers.first[at.stage].release();
+      barriers.second[at.stage].release();
+      return;
+    }
     cuda::wgmma_fence(s);
     scores(s, k, shared.first(at.stage));
     cuda::wgmma_commit();
     cuda::wgmma_wait<1>(dk, ds);
-    if (last >= 0) barriers.first[last].release();
+    give_back_pending();
     cuda::mbarrier_wait(&barriers.second[at.stage].full, at.phase);
     cuda::wgmma_fence(dp);
     scores(dp, v, shared.second(at.stage));
     cuda::wgmma_commit();
 
     cuda::wgmma_wait<1>(s);
-    const int query = tile * kM;
-    if (seen(query, kM, key, kGroupRows, args.window) != Seen::kAll) {
+    if (part == Seen::kSome) {
       for_each(s, [&](float& x, int row, int column, int) {
         if (!is_visible(query + column, key + row, args.window)) x = -INFINITY;
       });
@@ -291,7 +305,7 @@ __device__ __forceinline__ void sum_dk_dv(const Shared& shared, const CUtensorMa
     });
     pack<kM>(s, p);
     cuda::wgmma_fence(dv, p);
-    weighted(dv, p, shared.second(at.stage), last >= 0);
+    weighted(dv, p, shared.second(at.stage), accumulate);
     cuda::wgmma_commit();
 
     cuda::wgmma_wait<1>(dp);
@@ -300,11 +314,12 @@ __device__ __forceinline__ void sum_dk_dv(const Shared& shared, const CUtensorMa
     for (int j = 0; j < kM / 2; ++j) s[j] *= dp[j];
     pack<kM>(s, ds);
     cuda::wgmma_fence(dk, ds);
-    weighted(dk, ds, shared.first(at.stage), last >= 0);
+    weighted(dk, ds, shared.first(at.stage), accumulate);
     cuda::wgmma_commit();
     cuda::wgmma_wait<1>(dv, p);
     barriers.second[at.stage].release();
-    last = at.stage;
+    accumulate = true;
+    pending = at.stage;
   });
   cuda::wgmma_wait<0>(dk, ds);
   if (key >= args.T) return;
