@@ -31,7 +31,7 @@ void for_each_range(int64_t num_tasks, int64_t multiplications, const Placement&
 
 // Of one product of queries and keys.
 int64_t multiplications(const TensorView& q, int64_t window) {
-  return q.sizes[0] * q.sizes[1] * q.sizes[2] * q.sizes[3] * std::min(window + 1, q.sizes[1]);
+  return q.sizes[0] * q.sizes[1] * q.sizes[2] * q.sizes[3] * (std::min(window, q.sizes[1]) + 1);
 }
 
 }  // namespace

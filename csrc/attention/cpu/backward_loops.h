@@ -45,8 +45,9 @@ struct BackwardLoops : Tiles<T, N, dot> {
     Word* ds_rows;  // [kRows][kSpan / kPerWord]
     int64_t bytes;
 
-    Block(int64_t T_, int64_t D, char* scratch) : w(D), num_rows(round_up(T_, kSpan)) {
-      Scratch room{scratch};
+    Block(int64_t num_tokens, int64_t D, char* scratch)
+        : w(D), num_rows(round_up(num_tokens, kSpan)) {
+      Scratch room(scratch);
       const int64_t words = num_rows * w.words, floats = num_rows * w.floats;
       const auto take_words = [&](int64_t n) { return room.template take<Word>(n); };
       const auto take = [&](int64_t n) { return room.template take<F>(n); };
@@ -62,16 +63,18 @@ struct BackwardLoops : Tiles<T, N, dot> {
       p = take_words(kSpan * kSpan / kPerWord), ds = take_words(kSpan * kSpan / kPerWord);
       s = take(kRows * kSpan), dp = take(kRows * kSpan);
       ds_rows = take_words(kRows * kSpan / kPerWord);
-      bytes = room.next - scratch;
+      bytes = static_cast<int64_t>(room.next - reinterpret_cast<uintptr_t>(scratch));
     }
   };
 
-  static int64_t scratch_bytes(int64_t T_, int64_t D) { return Block(T_, D, nullptr).bytes; }
+  static int64_t scratch_bytes(int64_t num_tokens, int64_t D) {
+    return Block(num_tokens, D, nullptr).bytes;
+  }
 
   // Heads of keys [begin, end), counted through (batch, head).
   static void run(const Backward& p, int64_t begin, int64_t end, char* scratch) {
-    const int64_t T_ = p.q.sizes[1], H = p.q.sizes[2], Hkv = p.k.sizes[2], group = H / Hkv;
-    Block block(T_, p.q.sizes[3], scratch);
+    const int64_t num_tokens = p.q.sizes[1], H = p.q.sizes[2], Hkv = p.k.sizes[2], group = H / Hkv;
+    Block block(num_tokens, p.q.sizes[3], scratch);
     for (int64_t i = begin; i < end; ++i) {
       const int64_t b = i / Hkv, kv = i % Hkv;
       clear(block.dk, block);
@@ -79,9 +82,9 @@ struct BackwardLoops : Tiles<T, N, dot> {
       for (int64_t h = kv * group; h < (kv + 1) * group; ++h) {
         pack_queries(p, b, h, block);
         clear(block.dq, block);
-        for (int64_t key = 0; key < T_; key += kSpan) {
+        for (int64_t key = 0; key < num_tokens; key += kSpan) {
           pack_keys(p, b, kv, key, block);
-          for (int64_t query = key; query < T_ && first_key(query, p.window) < key + kSpan;
+          for (int64_t query = key; query < num_tokens && first_key(query, p.window) < key + kSpan;
                query += kSpan) {
             meet(p, query, key, block);
           }
@@ -107,14 +110,14 @@ struct BackwardLoops : Tiles<T, N, dot> {
   }
 
   static void pack_queries(const Backward& p, int64_t b, int64_t h, Block& block) {
-    const int64_t T_ = p.q.sizes[1], first = (b * p.q.sizes[2] + h) * T_;
+    const int64_t num_tokens = p.q.sizes[1], first = (b * p.q.sizes[2] + h) * num_tokens;
     const Widths& w = block.w;
-    Base::pack_rows(Head(p.q, b, h), 0, T_, block.num_rows, w, block.q_rows);
-    Base::pack_rows(Head(p.dout, b, h), 0, T_, block.num_rows, w, block.dout_rows);
+    Base::pack_rows(Head(p.q, b, h), 0, num_tokens, block.num_rows, w, block.q_rows);
+    Base::pack_rows(Head(p.dout, b, h), 0, num_tokens, block.num_rows, w, block.dout_rows);
     block.q = Base::paired(block.q_rows, block.num_rows, w, block.q_room);
     block.dout = Base::paired(block.dout_rows, block.num_rows, w, block.dout_room);
     const Head out(p.out, b, h), dout(p.dout, b, h);
-    for (int64_t t = 0; t < T_; ++t) {
+    for (int64_t t = 0; t < num_tokens; ++t) {
       simd::RowSum<typename Base::Row, F> delta;
       simd::for_each_step<typename Base::Row, T>(w.D, [&](auto tag, int64_t d) {
         using Step = typename decltype(tag)::type;
@@ -123,11 +126,12 @@ struct BackwardLoops : Tiles<T, N, dot> {
       p.delta.as<F>()[first + t] = block.delta[t] = delta.total();
       block.lse[t] = p.lse.as<const F>()[first + t] * static_cast<F>(kLog2E);
     }
-    for (int64_t t = T_; t < block.num_rows; ++t) block.lse[t] = block.delta[t] = 0;
+    for (int64_t t = num_tokens; t < block.num_rows; ++t) block.lse[t] = block.delta[t] = 0;
   }
 
   static void pack_keys(const Backward& p, int64_t b, int64_t kv, int64_t key, Block& block) {
-    const int64_t T_ = p.q.sizes[1], end = key + kSpan < T_ ? key + kSpan : T_;
+    const int64_t num_tokens = p.q.sizes[1],
+                  end = key + kSpan < num_tokens ? key + kSpan : num_tokens;
     const Widths& w = block.w;
     Base::pack_rows(Head(p.v, b, kv), key, end, kSpan, w, block.rows);
     Base::transpose(block.rows, kSpan, w, block.values);
@@ -138,8 +142,8 @@ struct BackwardLoops : Tiles<T, N, dot> {
 
   // Queries from `query` on and keys from `key` on, a span of each.
   static void meet(const Backward& p, int64_t query, int64_t key, const Block& block) {
-    const int64_t T_ = p.q.sizes[1], f = block.w.floats;
-    const int64_t query_end = query + kSpan < T_ ? query + kSpan : T_;
+    const int64_t num_tokens = p.q.sizes[1], f = block.w.floats;
+    const int64_t query_end = query + kSpan < num_tokens ? query + kSpan : num_tokens;
     for (int64_t first = query; first < query_end; first += kRows) {
       const int64_t low = first_key(first, p.window) - key, high = first + kRows - key;
       if (low >= kSpan) break;
@@ -152,9 +156,9 @@ struct BackwardLoops : Tiles<T, N, dot> {
                                     f, (end - begin) / kPerWord);
     }
     // Queries that see key j are j to j + window.
-    for (int64_t first = key; first < key + kSpan && first < T_; first += kRows) {
+    for (int64_t first = key; first < key + kSpan && first < num_tokens; first += kRows) {
       const int64_t begin = (first > query ? first - query : 0) / kPerWord;
-      const int64_t last = first + kRows - 1 + (p.window < T_ ? p.window : T_);
+      const int64_t last = first + kRows - 1 + (p.window < num_tokens ? p.window : num_tokens);
       const int64_t end =
           round_up((last + 1 < query_end ? last + 1 : query_end) - query, kPerWord) / kPerWord;
       if (begin >= end) continue;

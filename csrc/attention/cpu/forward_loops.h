@@ -1,11 +1,10 @@
 // Forward. A block of queries meets one block of keys after the other; six queries at a time go
-// through scores, softmax and values, so that their scores are in registers or L1 all the way.
+// through scores, softmax and values, so that their scores stay in L1 all the way.
 //
 //             keys, kSpan each
-//   queries   | all | diag|                keys and values are packed once for a head, on each
-//   thread; kSpan     | all | all | diag|          inside a block six queries skip the keys that
-//   none of them
-//             | edge| all | all | diag|    sees, so a window of w costs w keys, not T
+//   queries   | all | diag|                      keys and values are packed once for a head, on
+//   kSpan     | all | all | diag|                each thread; six queries skip the keys that none
+//             | edge| all | all | diag|          of them sees: a window of w costs w keys, not T
 //
 // Scores that are known to be bounded need no maximum: exp(40) and a sum of many of them are far
 // from the largest fp32, and a weight keeps all digits that subtracting a bound would take from its
@@ -42,8 +41,9 @@ struct ForwardLoops : Tiles<T, N, dot> {
     F* maxima;          // [kSpan] of scaled scores, to base 2; 0 where scores are bounded
     int64_t bytes;
 
-    Block(int64_t T_, int64_t D, char* scratch) : w(D), num_spans((T_ + kSpan - 1) / kSpan) {
-      Scratch room{scratch};
+    Block(int64_t num_tokens, int64_t D, char* scratch)
+        : w(D), num_spans((num_tokens + kSpan - 1) / kSpan) {
+      Scratch room(scratch);
       const int64_t span_words = kSpan * w.words;
       rows = room.template take<Word>(span_words);
       keys = room.template take<Word>(num_spans * span_words);
@@ -55,31 +55,34 @@ struct ForwardLoops : Tiles<T, N, dot> {
       sums = room.template take<V>(kSpan);
       rounded_sums = room.template take<V>(kSpan);
       maxima = room.template take<F>(kSpan);
-      bytes = room.next - scratch;
+      bytes = static_cast<int64_t>(room.next - reinterpret_cast<uintptr_t>(scratch));
     }
   };
 
-  static int64_t scratch_bytes(int64_t T_, int64_t D) { return Block(T_, D, nullptr).bytes; }
+  static int64_t scratch_bytes(int64_t num_tokens, int64_t D) {
+    return Block(num_tokens, D, nullptr).bytes;
+  }
 
   // Blocks of queries [begin, end), counted through (batch, head, block).
   static void run(const Forward& p, int64_t begin, int64_t end, char* scratch) {
-    const int64_t T_ = p.q.sizes[1], H = p.q.sizes[2], Hkv = p.k.sizes[2];
-    Block block(T_, p.q.sizes[3], scratch);
+    const int64_t num_tokens = p.q.sizes[1], H = p.q.sizes[2], Hkv = p.k.sizes[2];
+    Block block(num_tokens, p.q.sizes[3], scratch);
     int64_t packed = -1;
     for (int64_t i = begin; i < end; ++i) {
       const int64_t span = i % block.num_spans, h = i / block.num_spans % H;
       const int64_t b = i / block.num_spans / H, kv = h / (H / Hkv);
       if (packed != b * Hkv + kv) {
-        pack_head(Head(p.k, b, kv), Head(p.v, b, kv), T_, block);
+        pack_head(Head(p.k, b, kv), Head(p.v, b, kv), num_tokens, block);
         packed = b * Hkv + kv;
       }
       attend(p, b, h, span * kSpan, block);
     }
   }
 
-  static void pack_head(const Head& k, const Head& v, int64_t T_, const Block& block) {
+  static void pack_head(const Head& k, const Head& v, int64_t num_tokens, const Block& block) {
     for (int64_t span = 0; span < block.num_spans; ++span) {
-      const int64_t begin = span * kSpan, end = begin + kSpan < T_ ? begin + kSpan : T_;
+      const int64_t begin = span * kSpan,
+                    end = begin + kSpan < num_tokens ? begin + kSpan : num_tokens;
       const int64_t at = span * kSpan * block.w.words;
       Base::pack_rows(k, begin, end, kSpan, block.w, block.rows);
       Base::transpose(block.rows, kSpan, block.w, block.keys + at);
@@ -89,8 +92,8 @@ struct ForwardLoops : Tiles<T, N, dot> {
   }
 
   static void attend(const Forward& p, int64_t b, int64_t h, int64_t first, const Block& block) {
-    const int64_t T_ = p.q.sizes[1];
-    const int64_t num_queries = first + kSpan < T_ ? kSpan : T_ - first;
+    const int64_t num_tokens = p.q.sizes[1];
+    const int64_t num_queries = first + kSpan < num_tokens ? kSpan : num_tokens - first;
     const Widths& w = block.w;
     Base::pack_rows(Head(p.q, b, h), first, first + num_queries, round_up(num_queries, kRows), w,
                     block.queries);
@@ -104,7 +107,7 @@ struct ForwardLoops : Tiles<T, N, dot> {
                      [&](const Meeting& meeting) { add_values(p, meeting, block); });
 
     const Head out(p.out, b, h);
-    F* const lse = p.lse.as<F>() + (b * p.q.sizes[2] + h) * T_ + first;
+    F* const lse = p.lse.as<F>() + (b * p.q.sizes[2] + h) * num_tokens + first;
     for (int64_t r = 0; r < num_queries; ++r) {
       const F sum = Base::sum(block.sums[r]), rounded_sum = Base::sum(block.rounded_sums[r]);
       Base::write_row(out.row(first + r), block.out + r * w.floats, 1 / rounded_sum, w.D);

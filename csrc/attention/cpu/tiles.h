@@ -193,11 +193,12 @@ struct Tiles : Lanes<T, N, dot> {
 
   // Hands out pieces of a thread's scratch, each at the start of a line of the processor.
   struct Scratch {
-    char* next;
+    uintptr_t next;
+    explicit Scratch(char* begin) : next(reinterpret_cast<uintptr_t>(begin)) {}
     template <typename Element>
     Element* take(int64_t n) {
       auto* const piece = reinterpret_cast<Element*>(next);
-      next += round_up(n * static_cast<int64_t>(sizeof(Element)), 64);
+      next += static_cast<uintptr_t>(round_up(n * static_cast<int64_t>(sizeof(Element)), 64));
       return piece;
     }
   };
