@@ -232,14 +232,14 @@ int main() {
   for (const int D : {64, 128}) {
     for (const int T : {64, 100, 128, 200, 300}) {
       for (const int window : {0, 37, 127, 128, kAll}) {
-        cuda::tma_is_lazy = number % 2 == 0;
+        cuda::tma_loads = static_cast<cuda::Loads>(number % 3);
         cuda_on_host::Block::late_warp = number * 5 % 13 - 1;
         attention::test_shape({1, T, 2, 1 + number / 4 % 2, D, window}, number / 2 % 2 == 0);
         ++number;
       }
     }
     // Rings that come round more than once, loads that overwrite what is released too early.
-    cuda::tma_is_lazy = false;
+    cuda::tma_loads = cuda::Loads::kAtOnce;
     cuda_on_host::Block::late_warp = 5;
     attention::test_shape({2, 600, 2, 1, D, kAll}, false);
   }

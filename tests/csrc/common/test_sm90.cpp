@@ -175,8 +175,8 @@ void test_maps() {
 int main() {
   nanochat::cuda::test_descriptors();
   nanochat::cuda::test_maps();
-  for (const bool is_lazy : {false, true}) {
-    nanochat::cuda::tma_is_lazy = is_lazy;
+  for (const auto loads : {nanochat::cuda::Loads::kAtOnce, nanochat::cuda::Loads::kNewestFirst}) {
+    nanochat::cuda::tma_loads = loads;
     nanochat::cuda::test_products<64>();
     nanochat::cuda::test_products<128>();
   }

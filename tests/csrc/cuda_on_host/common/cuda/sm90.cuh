@@ -3,7 +3,7 @@
 // that the rules allow:
 //   wgmma      reads its operands in shared memory when the group is waited for; until then its
 //              accumulators are NaN
-//   TMA load   at once, or (tma_is_lazy) when no thread can go on without it, the newest first
+//   TMA load   at once, or when no thread can go on, the oldest or the newest first (tma_loads)
 //   TMA store  reads shared memory when it is waited for
 // Rules that a result may not show are checked: fences before wgmma and TMA stores, registers that
 // a wait must name, alignment, descriptors that differ among lanes.
@@ -16,6 +16,7 @@
 #include <bit>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <limits>
 #include <vector>
 
@@ -27,7 +28,10 @@ namespace nanochat::cuda {
 inline constexpr int kWarpgroup = 128;
 inline constexpr int kMaxSharedBytesSm90 = 227 * 1024;
 
-inline bool tma_is_lazy = false;  // chosen by a test before a launch
+// When loads happen: at once, or one by one when no thread can go on. Chosen by a test before a
+// launch.
+enum class Loads { kAtOnce, kOldestFirst, kNewestFirst };
+inline Loads tma_loads = Loads::kAtOnce;
 
 enum class Major : int { kK = 0, kMN = 1 };
 
@@ -300,13 +304,13 @@ struct NamedBarrier {
   }
 };
 
-// Lazy loads of the block that runs.
-struct Loads {
+// Loads under way in the block that runs.
+struct LateLoads {
   int64_t block = -1;
   std::vector<Copy> waiting{};
 
-  static Loads& now() {
-    static Loads loads;
+  static LateLoads& now() {
+    static LateLoads loads;
     if (loads.block != on_host::block().serial()) loads = {.block = on_host::block().serial()};
     return loads;
   }
@@ -314,9 +318,10 @@ struct Loads {
   static bool finish_one() {
     std::vector<Copy>& waiting = now().waiting;
     if (waiting.empty()) return false;
-    const Copy newest = waiting.back();
-    waiting.pop_back();
-    newest.load();
+    const auto next = tma_loads == Loads::kOldestFirst ? waiting.begin() : std::prev(waiting.end());
+    const Copy copy = *next;
+    waiting.erase(next);
+    copy.load();
     return true;
   }
 };
@@ -399,11 +404,11 @@ inline void mbarrier_wait(uint64_t* barrier, uint32_t parity) {
 inline void tma_load(void* shared, const CUtensorMap* map, uint64_t* barrier, int c0, int c1,
                      int c2, int c3) {
   const auto copy = on_host::copy_of(shared_address(shared), map, barrier, c0, c1, c2, c3);
-  if (tma_is_lazy) {
-    cuda_on_host::Block::when_idle = on_host::Loads::finish_one;
-    on_host::Loads::now().waiting.push_back(copy);
-  } else {
+  if (tma_loads == Loads::kAtOnce) {
     copy.load();
+  } else {
+    cuda_on_host::Block::when_idle = on_host::LateLoads::finish_one;
+    on_host::LateLoads::now().waiting.push_back(copy);
   }
 }
 
