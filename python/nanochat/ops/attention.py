@@ -181,12 +181,12 @@ def prepass(
         cos, sin: (T, D / 2) fp32, or (B, T, D / 2) for rows at different positions.
         ve, gate: (B, T, Hkv, D) and logits (B, T, Hkv), both or neither; without them v_hat is v.
     Returns: q_hat, k_hat, v_hat in the shapes and dtype of q, k, v.
-    Raises: ValueError if shapes disagree; NotImplementedError for another D on CUDA.
+    Raises: ValueError if shapes disagree.
     Numerics: rows in fp32; error against fp64 at most twice that of ``reference.prepass``.
     """
     if (ve is None) != (gate is None):
         raise ValueError("prepass: ve and gate must be given together, got one of them")
-    if choose("prepass", q.device.type, q.dtype) == "reference":
+    if choose("prepass", q.device.type, q.dtype, head_dim=q.shape[-1]) == "reference":
         return reference.prepass(q, k, v, cos, sin, qk_scale=qk_scale, eps=eps, ve=ve, gate=gate)
     q_hat, k_hat, v_hat, _, _ = torch.ops.nanochat.prepass(
         q, k, cos, sin, None if ve is None else v, ve, gate, qk_scale=qk_scale, eps=eps
