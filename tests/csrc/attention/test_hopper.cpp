@@ -238,9 +238,13 @@ int main() {
         ++number;
       }
     }
-    // Rings that come round more than once, loads that overwrite what is released too early.
-    cuda::tma_loads = cuda::Loads::kAtOnce;
-    cuda_on_host::Block::late_warp = 5;
-    attention::test_shape({2, 600, 2, 1, D, kAll}, false);
+    // Rings that come round more than once; loads that overwrite what is released too early, or
+    // that nobody waits for.
+    using cuda::Loads;
+    for (const Loads loads : {Loads::kAtOnce, Loads::kOldestFirst, Loads::kNewestFirst}) {
+      cuda::tma_loads = loads;
+      cuda_on_host::Block::late_warp = 5;
+      attention::test_shape({loads == Loads::kAtOnce ? 2 : 1, 600, 2, 1, D, kAll}, false);
+    }
   }
 }
