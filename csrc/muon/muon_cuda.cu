@@ -89,11 +89,9 @@ struct Run {
   template <typename T>
   void begin() {
     const int64_t matrix = layout.m * layout.n;
-    // Tall: the columns of X that pad its rows are rows beyond the matrix.
-    const int64_t rows = layout.is_tall() ? layout.x_stride() : layout.m;
     for_each_list<const T>(p.grads, [&](const auto& list, int64_t first, unsigned count) {
-      launch(where, begin_kernel<T>, dim3(blocks(rows, kStepRows), count), kStepThreads, 0, list,
-             p.momentum_buffer.as<float>() + first * matrix,
+      launch(where, begin_kernel<T>, dim3(blocks(layout.m, kStepRows), count), kStepThreads, 0,
+             list, p.momentum_buffer.as<float>() + first * matrix,
              x + first * layout.short_dim() * layout.x_stride(), norms + first * layout.m, shape,
              Momentum(p.momentum));
     });

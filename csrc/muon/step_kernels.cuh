@@ -34,7 +34,8 @@ __device__ __forceinline__ uint16_t to_fp16(float x) {
   return static_cast<uint16_t>(pack_fp16(x, 0.0f));
 }
 
-// Momentum, row norms, and X in rows of norm 1, zeros in the padding. Grid: rows / 32, matrices.
+// Momentum, row norms, and X in rows of norm 1, zeros in the padding, which is shorter than what a
+// block covers. Grid: rows / 32, matrices.
 template <typename T>
 __global__ void __launch_bounds__(kStepThreads)
     begin_kernel(const MatrixList<const T> grads, float* buffers, uint16_t* xs, float* norms,

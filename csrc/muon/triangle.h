@@ -21,10 +21,10 @@ struct TilePlace {
 }
 
 NANOCHAT_HD TilePlace triangle_tile(int index) {
-  // The largest column with column (column + 1) / 2 <= index; fp32 may be off by one.
+  // The largest column with column (column + 1) / 2 <= index. fp32 finds the first tile of a column
+  // exactly, since 8 index + 1 is a square there; the last one it may take for the next column's.
   int column = static_cast<int>((sqrtf(8.0f * static_cast<float>(index) + 1.0f) - 1.0f) * 0.5f);
   if (num_triangle_tiles(column) > index) --column;
-  if (num_triangle_tiles(column + 1) <= index) ++column;
   return {index - num_triangle_tiles(column), column};
 }
 

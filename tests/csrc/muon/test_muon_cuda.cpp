@@ -48,7 +48,8 @@ struct Stack {
       params.push_back(gaussian(size, seed + 1, 1e-2f));  // small: a decay weighs less than a step
     }
     momentum = gaussian(size * static_cast<size_t>(K), 99, grad_scale);
-    second.assign(static_cast<size_t>(K * std::max(m, n)), 0.3f);
+    second = gaussian(static_cast<size_t>(K * std::max(m, n)), 98);
+    for (float& x : second) x *= 0.1f * x;  // a factor for each row or column
     workspace.assign(static_cast<size_t>(muon::workspace_size(K, m, n)), NAN);
   }
 
