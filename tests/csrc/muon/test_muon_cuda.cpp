@@ -3,8 +3,7 @@
 // as NaN.
 #include <cstring>
 
-#include "muon/matrices.h"
-#include "muon/muon.h"
+#include "muon/stack.h"
 #include "muon/triangle.h"
 #include "muon/workspace.h"
 #include "require.h"
@@ -32,75 +31,34 @@ void test_triangle() {
   }
 }
 
-// Memory of a stack, and its views.
-struct Stack {
-  int64_t K, m, n;
-  std::vector<std::vector<float>> grads, params;
-  std::vector<float> momentum, second, workspace;
-  std::vector<TensorView> grad_views, param_views;
-
-  Stack(int64_t num, int64_t rows, int64_t columns, float grad_scale = 1.0f)
-      : K(num), m(rows), n(columns) {
-    const auto size = static_cast<size_t>(m * n);
-    for (int64_t k = 0; k < K; ++k) {
-      const auto seed = static_cast<unsigned>(2 * k);
-      grads.push_back(gaussian(size, seed, grad_scale));
-      params.push_back(gaussian(size, seed + 1, 1e-2f));  // small: a decay weighs less than a step
+// X of matrix k as the last polynomial left it: after an odd number of them, in the second place.
+Matrix result_of(const Stack& stack, int64_t k) {
+  const muon::WorkspaceLayout layout{stack.K, stack.m, stack.n};
+  Matrix x(layout.short_dim(), layout.long_dim());
+  const auto* halves = reinterpret_cast<const uint16_t*>(stack.workspace.data() + layout.x_size()) +
+                       k * layout.short_dim() * layout.x_stride();
+  for (int64_t i = 0; i < x.rows; ++i) {
+    for (int64_t j = 0; j < x.columns; ++j) {
+      _Float16 value;
+      std::memcpy(&value, halves + i * layout.x_stride() + j, sizeof value);
+      x.at(i, j) = static_cast<double>(value);
     }
-    momentum = gaussian(size * static_cast<size_t>(K), 99, grad_scale);
-    second = gaussian(static_cast<size_t>(K * std::max(m, n)), 98);
-    for (float& x : second) x *= 0.1f * x;  // a factor for each row or column
-    workspace.assign(static_cast<size_t>(muon::workspace_size(K, m, n)), NAN);
   }
-
-  void step(bool is_cuda, double mu = 0.9) {
-    grad_views.clear();
-    param_views.clear();
-    for (const auto& grad : grads) grad_views.push_back(view(grad.data(), DType::kFloat32, {m, n}));
-    for (auto& param : params) param_views.push_back(view(param.data(), DType::kFloat32, {m, n}));
-    muon::step({.grads = grad_views,
-                .params = param_views,
-                .momentum_buffer = view(momentum.data(), DType::kFloat32, {K, m, n}),
-                .second_moment = m >= n ? view(second.data(), DType::kFloat32, {K, m, 1})
-                                        : view(second.data(), DType::kFloat32, {K, 1, n}),
-                .workspace = view(workspace.data(), DType::kFloat32,
-                                  {static_cast<int64_t>(workspace.size())}),
-                .lr = 0.02,
-                .momentum = mu,
-                .beta2 = 0.9,
-                .weight_decay = 0.3},
-               {.is_cuda = is_cuda});
-  }
-
-  // X of matrix k as the last polynomial left it: after an odd number of them, in the second place.
-  [[nodiscard]] Matrix x(int64_t k) const {
-    const muon::WorkspaceLayout layout{K, m, n};
-    Matrix x(layout.short_dim(), layout.long_dim());
-    const auto* halves = reinterpret_cast<const uint16_t*>(workspace.data() + layout.x_size()) +
-                         k * layout.short_dim() * layout.x_stride();
-    for (int64_t i = 0; i < x.rows; ++i) {
-      for (int64_t j = 0; j < x.columns; ++j) {
-        _Float16 value;
-        std::memcpy(&value, halves + i * layout.x_stride() + j, sizeof value);
-        x.at(i, j) = static_cast<double>(value);
-      }
-    }
-    return x;
-  }
-};
+  return x;
+}
 
 static_assert(muon::kNumSteps % 2 == 1);
 
 void test_iteration(int64_t m, int64_t n, float scale) {
   Stack stack(2, m, n, scale);
   std::fill(stack.momentum.begin(), stack.momentum.end(), 0.0f);
-  stack.step(true, 0.0);
+  stack.step({.is_cuda = true}, 0.0);
   for (int64_t k = 0; k < stack.K; ++k) {
     Matrix g(m, n);
     for (size_t i = 0; i < g.data.size(); ++i) {
       g.data[i] = static_cast<double>(stack.grads[static_cast<size_t>(k)][i]);
     }
-    const Matrix exact = exact_iteration(g), ours = stack.x(k);
+    const Matrix exact = exact_iteration(g), ours = result_of(stack, k);
     REQUIRE(relative_error(ours, exact) <= 5e-3);
     const std::vector<double> expected = singular_values(exact), got = singular_values(ours);
     for (size_t i = 0; i < got.size(); ++i) REQUIRE(std::abs(got[i] - expected[i]) <= 0.02);
@@ -121,8 +79,8 @@ double distance(const std::vector<float>& a, const std::vector<float>& b) {
 void test_whole_step(int64_t K, int64_t m, int64_t n, double limit = 5e-3) {
   Stack ours(K, m, n, 1e-2f), reference(K, m, n, 1e-2f);
   const std::vector<std::vector<float>> before = ours.params;
-  ours.step(true);
-  reference.step(false);
+  ours.step({.is_cuda = true});
+  reference.step({});
   REQUIRE(distance(ours.momentum, reference.momentum) < 1e-7);
   REQUIRE(distance(ours.second, reference.second) < 1e-3);
   for (size_t k = 0; k < ours.params.size(); ++k) {
@@ -143,7 +101,7 @@ void test_guards(int64_t m, int64_t n) {
   std::fill(stack.grads[1].begin(), stack.grads[1].end(), 0.0f);
   std::fill_n(stack.grads[2].begin() + n, n, 0.0f);
   const std::vector<std::vector<float>> before = stack.params;
-  stack.step(true);
+  stack.step({.is_cuda = true});
   for (const float p : stack.params[0]) REQUIRE(std::isnan(p));
   const float keep = 1.0f - 0.02f * 0.3f * muon::lr_factor(m, n);
   for (size_t i = 0; i < before[1].size(); ++i) {
