@@ -104,7 +104,6 @@ def prepass_backward(
     *,
     qk_scale: float,
 ) -> None: ...
-
 def attention_forward(
     where: _Placement,
     q: _View,
