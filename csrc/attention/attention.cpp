@@ -29,6 +29,20 @@ void check_statistics(const char* who, const TensorView& view, const TensorView&
         who, " must be contiguous");
 }
 
+void check_dq_sum(const Backward& p) {
+  check(p.dq_sum.present() != p.is_deterministic,
+        "attention: dq_sum must be given where is_deterministic is false, and only there");
+  if (p.is_deterministic) return;
+  const int64_t B = p.q.sizes[0], H = p.q.sizes[2], D = p.q.sizes[3];
+  const int64_t T = (p.q.sizes[1] + kDqSumRows - 1) / kDqSumRows * kDqSumRows;
+  check_shape("attention: dq_sum", p.dq_sum, {B, H, T, D});
+  check_dtype("attention: dq_sum", p.dq_sum, DType::kFloat32);
+  const auto& strides = p.dq_sum.strides;
+  check(B * T * H == 0 || ((B == 1 || strides[0] == H * T * D) && (H == 1 || strides[1] == T * D) &&
+                           strides[2] == D && strides[3] == 1),
+        "attention: dq_sum must be contiguous");
+}
+
 void check_numbers(const TensorView& q, const TensorView& k, int64_t window, double scale) {
   check(q.rank == 4, "attention: q must be (B, T, H, D), got ", q.shape());
   check(k.rank == 4, "attention: k must be (B, T, Hkv, D), got ", k.shape());
@@ -83,6 +97,7 @@ void backward(const Backward& p, const Placement& where) {
              {B, T, p.k.sizes[2], D}, p.q.dtype);
   check_statistics("attention: lse", p.lse, p.q);
   check_statistics("attention: delta", p.delta, p.q);
+  check_dq_sum(p);
   check_cuda(p.q, where);
   where.is_cuda ? backward_cuda(p, where) : backward_cpu(p, where);
 }

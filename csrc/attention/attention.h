@@ -22,6 +22,9 @@ namespace nanochat::attention {
 // still has weights exp(-2 bound), which fp32 holds without losing digits.
 inline constexpr double kMaxScoreBound = 40.0;
 
+// Multiple of which the rows of Backward::dq_sum are.
+inline constexpr int kDqSumRows = 64;
+
 // Any strides, except that D is contiguous. All of one dtype (bf16 or fp32; fp64 on the CPU) but
 // lse and delta: fp32, or fp64 with fp64.
 struct Forward {
@@ -43,9 +46,14 @@ struct Backward {
   TensorView dq, dk, dv;  // out
   int64_t window = 0;
   double scale = 1.0;
+  // Where false, kernels may add up dq in an order that differs from run to run. Those that do
+  // (Hopper's) need dq_sum then; the others take no notice.
+  bool is_deterministic = true;
+  TensorView dq_sum{};  // workspace, (B, H, T rounded up to kDqSumRows, D) fp32 contiguous; absent
+                        // where is_deterministic
 };
 
-// Deterministic: the same inputs give the same bits, whatever the number of threads.
+// The same inputs give the same bits, whatever the number of threads, but for is_deterministic.
 // Throw std::invalid_argument for what breaks the rules above, Unsupported for a legal request
 // that has no kernel: CUDA serves head_dim 64 and 128 in bf16.
 void forward(const Forward& p, const Placement& where);

@@ -29,17 +29,18 @@
 namespace nanochat::attention::hopper {
 
 // (B, T, H, D), for what TMA does not bring.
+template <typename T>
 struct Rows {
-  const BFloat16* data;
+  T* data;
   int64_t batch, token, head;  // strides
 
-  __device__ __forceinline__ const BFloat16* at(int b, int t, int h) const {
+  __device__ __forceinline__ T* at(int b, int t, int h) const {
     return data + b * batch + t * token + h * head;
   }
 };
 
 struct BwdArgs {
-  Rows out, dout;
+  Rows<const BFloat16> out, dout;
   const float* lse;  // (B, H, T)
   float* delta;      // (B, H, T)
   int T, H, window, heads_per_kv;
@@ -230,11 +231,10 @@ __global__ void __launch_bounds__(DqTile<kHeadDim>::kThreads, 1)
 
 // ---- dk, dv
 
-// By a warp: lse and delta of a stage's queries, whose head begins at `row`. From T on q and dout
-// are zeros, which leave no trace in dk and dv, whatever their weights are.
+// By a warp: lse and delta of a stage's queries, whose head begins at `row` of all heads' rows.
+// From T on q and dout are zeros, which leave no trace in dk and dv, whatever their weights are.
 template <int kRows>
-__device__ __forceinline__ void load_stats(float* stats, const BwdArgs& args, int64_t row,
-                                           int query) {
+__device__ __forceinline__ void load_stats(float* stats, const BwdArgs& args, int row, int query) {
 #pragma unroll
   for (int i = static_cast<int>(threadIdx.x) % cuda::kWarp; i < kRows; i += cuda::kWarp) {
     const bool is_inside = query + i < args.T;
@@ -252,6 +252,60 @@ __device__ __forceinline__ void for_each_stage(const TileRange& queries, int hea
 #pragma unroll 1
     for (int tile = queries.first; tile < queries.end; ++tile, at.advance()) f(at, i, tile);
   }
+}
+
+// The loading warpgroup of a block that has keys: k and v once, then tiles of q and dout.
+template <typename Tile, typename Shared>
+__device__ __forceinline__ void load_for_keys(const Shared& shared, const CUtensorMap* q_map,
+                                              const CUtensorMap* k_map, const CUtensorMap* v_map,
+                                              const CUtensorMap* dout_map, const BwdArgs& args,
+                                              int key, int kv_head, int batch,
+                                              const TileRange& queries) {
+  const int head = kv_head * args.heads_per_kv;
+  if (threadIdx.x == 0) {
+    shared.load_own(k_map, v_map, key, kv_head, batch);
+    for_each_stage<Tile>(queries, args.heads_per_kv, [&](const auto& at, int i, int tile) {
+      const auto load = [&](const auto& to, const CUtensorMap* map, Stage& stage) {
+        cuda::mbarrier_wait(&stage.empty, at.phase ^ 1u);
+        cuda::mbarrier_arrive_expect(&stage.full, to.kBytes);
+        to.load(map, &stage.full, tile * Tile::kBlockM, head + i, batch);
+      };
+      load(shared.first(at.stage), q_map, shared.barriers().first[at.stage]);
+      load(shared.second(at.stage), dout_map, shared.barriers().second[at.stage]);
+    });
+  } else if (threadIdx.x / cuda::kWarp == 1) {
+    const int first_row = (batch * args.H + head) * args.T;
+    for_each_stage<Tile>(queries, args.heads_per_kv, [&](const auto& at, int i, int tile) {
+      Stage& stage = shared.barriers().first[at.stage];
+      cuda::mbarrier_wait(&stage.empty, at.phase ^ 1u);
+      load_stats<Tile::kBlockM>(shared.stats(at.stage), args, first_row + i * args.T,
+                                tile * Tile::kBlockM);
+      cuda::mbarrier_arrive(&stage.full);
+    });
+  }
+}
+
+// Scores of keys in rows by queries in columns become weights; `stats` of load_stats.
+template <int kM>
+__device__ __forceinline__ void weights(float (&s)[kM / 2], const BwdArgs& args, const float* stats,
+                                        int query, int key, Seen part) {
+  if (part == Seen::kSome) {
+    for_each(s, [&](float& x, int row, int column, int) {
+      if (!is_visible(query + column, key + row, args.window)) x = -INFINITY;
+    });
+  }
+  for_each(s, [&](float& x, int, int column, int) {
+    x = cuda::exp2_approx(fmaf(x, args.scale_log2, -stats[column]));
+  });
+}
+
+// Weights become the gradients of their scores.
+template <int kM>
+__device__ __forceinline__ void score_gradients(float (&p)[kM / 2], float (&dp)[kM / 2],
+                                                const float* stats) {
+  for_each(dp, [&](float& x, int, int column, int) { x -= stats[kM + column]; });
+#pragma unroll
+  for (int j = 0; j < kM / 2; ++j) p[j] *= dp[j];
 }
 
 template <int kHeadDim, typename Tile, typename Shared>
@@ -294,24 +348,14 @@ __device__ __forceinline__ void sum_dk_dv(const Shared& shared, const CUtensorMa
     cuda::wgmma_commit();
 
     cuda::wgmma_wait<1>(s);
-    if (part == Seen::kSome) {
-      for_each(s, [&](float& x, int row, int column, int) {
-        if (!is_visible(query + column, key + row, args.window)) x = -INFINITY;
-      });
-    }
-    const float* const stats = shared.stats(at.stage);
-    for_each(s, [&](float& x, int, int column, int) {
-      x = cuda::exp2_approx(fmaf(x, args.scale_log2, -stats[column]));
-    });
+    weights<kM>(s, args, shared.stats(at.stage), query, key, part);
     pack<kM>(s, p);
     cuda::wgmma_fence(dv, p);
     weighted(dv, p, shared.second(at.stage), accumulate);
     cuda::wgmma_commit();
 
     cuda::wgmma_wait<1>(dp);
-    for_each(dp, [&](float& x, int, int column, int) { x -= stats[kM + column]; });
-#pragma unroll
-    for (int j = 0; j < kM / 2; ++j) s[j] *= dp[j];
+    score_gradients<kM>(s, dp, shared.stats(at.stage));
     pack<kM>(s, ds);
     cuda::wgmma_fence(dk, ds);
     weighted(dk, ds, shared.first(at.stage), accumulate);
@@ -348,28 +392,8 @@ __global__ void __launch_bounds__(DkDvTile<kHeadDim>::kThreads, 1)
   const int warpgroup = cuda::warpgroup_index();
   if (warpgroup == 0) {
     cuda::release_registers_to<Tile::kProducerRegisters>();
-    const int head = kv_head * args.heads_per_kv;
-    if (threadIdx.x == 0) {
-      shared.load_own(&k_map, &v_map, key, kv_head, batch);
-      for_each_stage<Tile>(queries, args.heads_per_kv, [&](const auto& at, int i, int tile) {
-        const auto load = [&](const auto& to, const CUtensorMap* map, Stage& stage) {
-          cuda::mbarrier_wait(&stage.empty, at.phase ^ 1u);
-          cuda::mbarrier_arrive_expect(&stage.full, to.kBytes);
-          to.load(map, &stage.full, tile * Tile::kBlockM, head + i, batch);
-        };
-        load(shared.first(at.stage), &q_map, shared.barriers().first[at.stage]);
-        load(shared.second(at.stage), &dout_map, shared.barriers().second[at.stage]);
-      });
-    } else if (threadIdx.x / cuda::kWarp == 1) {
-      const int64_t first_row = (int64_t{batch} * args.H + head) * args.T;
-      for_each_stage<Tile>(queries, args.heads_per_kv, [&](const auto& at, int i, int tile) {
-        Stage& stage = shared.barriers().first[at.stage];
-        cuda::mbarrier_wait(&stage.empty, at.phase ^ 1u);
-        load_stats<Tile::kBlockM>(shared.stats(at.stage), args, first_row + int64_t{i} * args.T,
-                                  tile * Tile::kBlockM);
-        cuda::mbarrier_arrive(&stage.full);
-      });
-    }
+    load_for_keys<Tile>(shared, &q_map, &k_map, &v_map, &dout_map, args, key, kv_head, batch,
+                        queries);
   } else {
     cuda::claim_registers_to<Tile::kConsumerRegisters>();
     const int consumer = warpgroup - 1;

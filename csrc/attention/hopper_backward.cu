@@ -1,11 +1,52 @@
+#include "attention/bwd_fused_sm90.cuh"
 #include "attention/bwd_sm90.cuh"
 #include "attention/hopper_launch.h"
 
 namespace nanochat::attention {
 namespace {
 
-hopper::Rows rows_of(const TensorView& view) {
-  return {view.as<const BFloat16>(), view.strides[0], view.strides[1], view.strides[2]};
+template <typename T>
+hopper::Rows<T> rows_of(const TensorView& view) {
+  return {view.as<T>(), view.strides[0], view.strides[1], view.strides[2]};
+}
+
+CUtensorMap map(const TensorView& view, int rows) {
+  return cuda::make_tensor_map(view, rows);
+}
+
+template <int kHeadDim>
+void launch_split(const Backward& p, const hopper::BwdArgs& args, const Placement& where) {
+  const int64_t B = p.q.sizes[0], T = p.q.sizes[1], H = p.q.sizes[2], Hkv = p.k.sizes[2];
+  using Dq = hopper::DqTile<kHeadDim>;
+  hopper::launch(hopper::dq_kernel<kHeadDim>, hopper::grid_of(T, Dq::kBlockM, H, B), Dq::kThreads,
+                 hopper::kSmemBytes<Dq>, where, "attention: launch of the Hopper dq",
+                 map(p.q, hopper::kGroupRows), map(p.k, Dq::kBlockN), map(p.v, Dq::kBlockN),
+                 map(p.dout, hopper::kGroupRows), map(p.dq, hopper::kGroupRows), args);
+  using DkDv = hopper::DkDvTile<kHeadDim>;
+  hopper::launch(hopper::dk_dv_kernel<kHeadDim>, hopper::grid_of(T, DkDv::kBlockN, Hkv, B),
+                 DkDv::kThreads, hopper::kSmemBytes<DkDv>, where,
+                 "attention: launch of the Hopper dk and dv", map(p.q, DkDv::kBlockM),
+                 map(p.k, hopper::kGroupRows), map(p.v, hopper::kGroupRows),
+                 map(p.dout, DkDv::kBlockM), map(p.dk, hopper::kGroupRows),
+                 map(p.dv, hopper::kGroupRows), args);
+}
+
+template <int kHeadDim>
+void launch_fused(const Backward& p, const hopper::BwdArgs& args, const Placement& where) {
+  const int64_t B = p.q.sizes[0], T = p.q.sizes[1], H = p.q.sizes[2], Hkv = p.k.sizes[2];
+  auto* const dq_sum = p.dq_sum.as<float>();
+  hopper::launch(hopper::pre_kernel<kHeadDim>, hopper::grid_of(T, kDqSumRows, H, B),
+                 hopper::kRowKernelThreads, 0, where, "attention: launch of delta", args, dq_sum);
+  using Tile = hopper::FusedTile<kHeadDim>;
+  hopper::launch(hopper::fused_kernel<kHeadDim>, hopper::grid_of(T, Tile::kBlockN, Hkv, B),
+                 Tile::kThreads, hopper::kSmemBytes<Tile>, where,
+                 "attention: launch of the fused Hopper backward", map(p.q, Tile::kBlockM),
+                 map(p.k, hopper::kGroupRows), map(p.v, hopper::kGroupRows),
+                 map(p.dout, Tile::kBlockM), map(p.dk, hopper::kGroupRows),
+                 map(p.dv, hopper::kGroupRows), args, dq_sum);
+  hopper::launch(hopper::post_kernel<kHeadDim>, hopper::grid_of(T, kDqSumRows, H, B),
+                 hopper::kRowKernelThreads, 0, where, "attention: launch of the rounding of dq",
+                 dq_sum, rows_of<BFloat16>(p.dq), args.T, args.H, args.scale);
 }
 
 }  // namespace
@@ -13,36 +54,26 @@ hopper::Rows rows_of(const TensorView& view) {
 bool hopper_backward(const Backward& p, const Placement& where) {
   if (!hopper::serves({&p.q, &p.k, &p.v, &p.out, &p.dout, &p.dq, &p.dk, &p.dv}, where))
     return false;
-  const int64_t B = p.q.sizes[0], T = p.q.sizes[1], H = p.q.sizes[2], Hkv = p.k.sizes[2];
+  const int64_t B = p.q.sizes[0], T = p.q.sizes[1], H = p.q.sizes[2];
   if (B == 0 || T == 0 || H == 0) return true;
   const cuda::DeviceGuard guard(where.device);
   const auto scale = static_cast<float>(p.scale);
-  const hopper::BwdArgs args{.out = rows_of(p.out),
-                             .dout = rows_of(p.dout),
+  const hopper::BwdArgs args{.out = rows_of<const BFloat16>(p.out),
+                             .dout = rows_of<const BFloat16>(p.dout),
                              .lse = p.lse.as<const float>(),
                              .delta = p.delta.as<float>(),
                              .T = static_cast<int>(T),
                              .H = static_cast<int>(H),
                              .window = hopper::clamped_window(p.window, T),
-                             .heads_per_kv = static_cast<int>(H / Hkv),
+                             .heads_per_kv = static_cast<int>(H / p.k.sizes[2]),
                              .scale = scale,
                              .scale_log2 = scale * hopper::kLog2e};
   hopper::with_head_dim(p.q.sizes[3], [&](auto head_dim) {
-    const auto map = [](const TensorView& view, int rows) {
-      return cuda::make_tensor_map(view, rows);
-    };
-    using Dq = hopper::DqTile<head_dim>;
-    hopper::launch(hopper::dq_kernel<head_dim>, hopper::grid_of(T, Dq::kBlockM, H, B), Dq::kThreads,
-                   hopper::kSmemBytes<Dq>, where, "attention: launch of the Hopper dq",
-                   map(p.q, hopper::kGroupRows), map(p.k, Dq::kBlockN), map(p.v, Dq::kBlockN),
-                   map(p.dout, hopper::kGroupRows), map(p.dq, hopper::kGroupRows), args);
-    using DkDv = hopper::DkDvTile<head_dim>;
-    hopper::launch(hopper::dk_dv_kernel<head_dim>, hopper::grid_of(T, DkDv::kBlockN, Hkv, B),
-                   DkDv::kThreads, hopper::kSmemBytes<DkDv>, where,
-                   "attention: launch of the Hopper dk and dv", map(p.q, DkDv::kBlockM),
-                   map(p.k, hopper::kGroupRows), map(p.v, hopper::kGroupRows),
-                   map(p.dout, DkDv::kBlockM), map(p.dk, hopper::kGroupRows),
-                   map(p.dv, hopper::kGroupRows), args);
+    if (p.is_deterministic) {
+      launch_split<head_dim>(p, args, where);
+    } else {
+      launch_fused<head_dim>(p, args, where);
+    }
   });
   return true;
 }

@@ -9,14 +9,16 @@
 
 namespace nanochat::attention::hopper {
 
-// Grids have one block in y for each head and one in z for each sequence.
+// Grids have one block in y for each head and one in z for each sequence; rows of all heads are
+// counted in 32 bits.
 [[nodiscard]] inline bool serves(std::initializer_list<const TensorView*> views,
                                  const Placement& where) {
-  constexpr int64_t kMaxGridYz = 65535;
+  constexpr int64_t kMaxGridYz = 65535, kMaxRows = (int64_t{1} << 31) - 1;
   const TensorView& first = **views.begin();
   const int64_t head_dim = first.sizes[3];
   bool fits = (head_dim == 64 || head_dim == 128) && first.sizes[0] <= kMaxGridYz &&
-              first.sizes[2] <= kMaxGridYz;
+              first.sizes[2] <= kMaxGridYz &&
+              first.sizes[0] * first.sizes[1] * first.sizes[2] <= kMaxRows;
   for (const TensorView* view : views) fits = fits && cuda::fits_tensor_map(*view);
   return fits && where.allow_hopper;
 }

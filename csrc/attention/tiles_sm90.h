@@ -36,16 +36,25 @@ struct FwdTile : std::conditional_t<kHeadDim == 64, Roles<3, 32, 160>, Roles<2, 
 };
 
 // Keys in rows: the transposed scores are the first operand of dv and dk. Tiles of queries pass by.
-// The loader also brings lse and delta through its registers, so it keeps more of them. A tile's q
-// is given back only under the next tile's scores, hence a stage more.
+// A tile's q is given back only under the next tile's scores, hence a stage more.
 template <int kHeadDim>
-struct DkDvTile : Roles<2, 40, 232> {
+struct DkDvTile : Roles<2, 24, 240> {
   static constexpr int kBlockN = 64 * kConsumers;
   static constexpr int kBlockM = 64;
   static constexpr int kStages = 3;
   static constexpr int kTileBytes = 2 * kHeadDim * 2 * (kBlockN + kStages * kBlockM);
   static constexpr int kStatBytes = kStages * 2 * kBlockM * 4;    // lse and delta
   static constexpr int kSums = kHeadDim + kBlockM + kBlockM / 4;  // dk, dv; s, dp; p packed
+};
+
+// The same, and dq: a warpgroup has half of its columns, over the keys of both. It is alive when
+// the scores of its tile are not any more, so there are no more sums at a time.
+template <int kHeadDim>
+struct FusedTile : DkDvTile<kHeadDim> {
+  using Base = DkDvTile<kHeadDim>;
+  static constexpr int kDsBytes = 2 * Base::kBlockN * Base::kBlockM * 2;  // two places, bf16
+  static constexpr int kDqBytes = Base::kBlockM * kHeadDim * 4;
+  static constexpr int kTileBytes = Base::kTileBytes + kDsBytes + kDqBytes;
 };
 
 // Queries in rows; tiles of keys pass by.
@@ -67,12 +76,17 @@ template <int kHeadDim>
 inline constexpr int kSmemBytes<DkDvTile<kHeadDim>> =
     DkDvTile<kHeadDim>::kTileBytes + DkDvTile<kHeadDim>::kStatBytes + kBarrierBytes +
     cuda::kSwizzleBytes;
+template <int kHeadDim>
+inline constexpr int kSmemBytes<FusedTile<kHeadDim>> =
+    FusedTile<kHeadDim>::kTileBytes + FusedTile<kHeadDim>::kStatBytes + kBarrierBytes +
+    cuda::kSwizzleBytes;
 
 template <typename Tile>
 inline constexpr bool kIsSound =
     kSmemBytes<Tile> <= cuda::kMaxSharedBytesSm90 && Tile::kSums <= Tile::kConsumerRegisters - 16;
 static_assert(kIsSound<FwdTile<64>> && kIsSound<FwdTile<128>>);
 static_assert(kIsSound<DkDvTile<64>> && kIsSound<DkDvTile<128>>);
+static_assert(kIsSound<FusedTile<64>> && kIsSound<FusedTile<128>>);
 static_assert(kIsSound<DqTile<64>> && kIsSound<DqTile<128>>);
 
 }  // namespace nanochat::attention::hopper

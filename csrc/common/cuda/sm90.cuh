@@ -92,9 +92,33 @@ __device__ __forceinline__ void tma_store(const CUtensorMap* map, const void* sh
       : "memory");
 }
 
-// Until all stores of this thread are in global memory.
+// Adds `bytes` of fp32 in shared memory to global memory, each number by itself, in no order among
+// additions. By one thread; both addresses and `bytes` are multiples of 16.
+__device__ __forceinline__ void bulk_add(float* global, const float* shared, int bytes) {
+  asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;" ::"l"(
+                   __cvta_generic_to_global(global)),
+               "r"(shared_address(shared)), "r"(bytes)
+               : "memory");
+}
+
+// Closes a group of what this thread stored and added.
+__device__ __forceinline__ void tma_store_commit() {
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+
+// Until what the groups of this thread send has been read; where it goes may still be as it was.
+__device__ __forceinline__ void tma_store_wait_read() {
+  asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+}
+
+// Until all stores and additions of this thread are in global memory.
 __device__ __forceinline__ void tma_store_finish() {
   asm volatile("cp.async.bulk.commit_group;\ncp.async.bulk.wait_group 0;" ::: "memory");
+}
+
+// An ordinary store of 16 bytes that the copy engine will read; here for the tests to see.
+__device__ __forceinline__ void store_staged(float* shared, float x, float y, float z, float w) {
+  *reinterpret_cast<float4*>(shared) = {x, y, z, w};
 }
 
 // ---- Order among threads.
@@ -165,11 +189,12 @@ __device__ __forceinline__ void wgmma_wait(Registers&... registers) {
   (pin(registers), ...);
 }
 
-enum class Major : int { kK = 0, kMN = 1 };  // which dimension of b is contiguous
+enum class Major : int { kK = 0, kMN = 1 };  // which dimension of a or b is contiguous
 
 #define NANOCHAT_F4(c, i) "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3])
 #define NANOCHAT_F16(c, i) \
   NANOCHAT_F4(c, i), NANOCHAT_F4(c, i + 4), NANOCHAT_F4(c, i + 8), NANOCHAT_F4(c, i + 12)
+#define NANOCHAT_C16 "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}"
 #define NANOCHAT_C32                                                                       \
   "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, " \
   "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}"
@@ -179,30 +204,43 @@ enum class Major : int { kK = 0, kMN = 1 };  // which dimension of b is contiguo
   "%36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, "  \
   "%53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}"
 
-// a and b by descriptor, a K-major. Without `accumulate`, c is not read.
-template <int kN, Major kMajorB>
+// a and b by descriptor. Without `accumulate`, c is not read.
+template <int kN, Major kMajorB, Major kMajorA = Major::kK>
 __device__ __forceinline__ void wgmma(float (&c)[kN / 2], uint64_t a, uint64_t b, bool accumulate) {
-  static_assert(kN == 64 || kN == 128);
-  if constexpr (kN == 64) {
+  static_assert(kN == 32 || kN == 64 || kN == 128);
+  if constexpr (kN == 32) {
+    asm volatile(
+        "{\n"
+        ".reg .pred add;\n"
+        "setp.ne.b32 add, %18, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 " NANOCHAT_C16
+        ", %16, %17, add, 1, 1, %19, %20;\n"
+        "}\n"
+        : NANOCHAT_F16(c, 0)
+        : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)), "n"(static_cast<int>(kMajorA)),
+          "n"(static_cast<int>(kMajorB)));
+  } else if constexpr (kN == 64) {
     asm volatile(
         "{\n"
         ".reg .pred add;\n"
         "setp.ne.b32 add, %34, 0;\n"
         "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " NANOCHAT_C32
-        ", %32, %33, add, 1, 1, 0, %35;\n"
+        ", %32, %33, add, 1, 1, %35, %36;\n"
         "}\n"
         : NANOCHAT_F16(c, 0), NANOCHAT_F16(c, 16)
-        : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)), "n"(static_cast<int>(kMajorB)));
+        : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)), "n"(static_cast<int>(kMajorA)),
+          "n"(static_cast<int>(kMajorB)));
   } else {
     asm volatile(
         "{\n"
         ".reg .pred add;\n"
         "setp.ne.b32 add, %66, 0;\n"
         "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 " NANOCHAT_C64
-        ", %64, %65, add, 1, 1, 0, %67;\n"
+        ", %64, %65, add, 1, 1, %67, %68;\n"
         "}\n"
         : NANOCHAT_F16(c, 0), NANOCHAT_F16(c, 16), NANOCHAT_F16(c, 32), NANOCHAT_F16(c, 48)
-        : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)), "n"(static_cast<int>(kMajorB)));
+        : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)), "n"(static_cast<int>(kMajorA)),
+          "n"(static_cast<int>(kMajorB)));
   }
 }
 
@@ -238,6 +276,7 @@ __device__ __forceinline__ void wgmma(float (&c)[kN / 2], const uint32_t (&a)[4]
 
 #undef NANOCHAT_C64
 #undef NANOCHAT_C32
+#undef NANOCHAT_C16
 #undef NANOCHAT_F16
 #undef NANOCHAT_F4
 

@@ -2,6 +2,7 @@
 // length, window and grouping that moves a tile's edge, in views with strides of their own, with
 // NaN in all memory that must not be read or written.
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <functional>
 #include <limits>
@@ -85,6 +86,31 @@ struct Stats {
   }
 };
 
+// The sum of dq, in memory that is longer at both ends.
+struct Sum {
+  static constexpr int kMargin = 64;
+  std::vector<float> data;
+  std::array<int64_t, 4> sizes;
+
+  Sum(int B, int H, int T, int D) : sizes{B, H, (T + kDqSumRows - 1) / kDqSumRows * kDqSumRows, D} {
+    const int64_t size = sizes[0] * sizes[1] * sizes[2] * sizes[3];
+    data.assign(static_cast<size_t>(size + 2 * kMargin), std::numeric_limits<float>::quiet_NaN());
+  }
+  [[nodiscard]] TensorView view() {
+    const auto [B, H, T, D] = sizes;
+    return {.data = data.data() + kMargin,
+            .dtype = DType::kFloat32,
+            .rank = 4,
+            .sizes = {B, H, T, D},
+            .strides = {H * T * D, T * D, D, 1}};
+  }
+  [[nodiscard]] bool is_kept() const {
+    const auto is_nan = [](float x) { return std::isnan(x); };
+    return std::all_of(data.begin(), data.begin() + kMargin, is_nan) &&
+           std::all_of(data.end() - kMargin, data.end(), is_nan);
+  }
+};
+
 // Forward and backward of one (batch, head) in fp64; dk and dv are this head's share.
 struct Exact {
   int T, D;
@@ -148,42 +174,11 @@ struct Error {
   [[nodiscard]] double rms() const { return std::sqrt(error / static_cast<double>(count)); }
 };
 
-void test_shape(const Shape& shape, bool is_bounded) {
+// Everything against fp64.
+void check(const Shape& shape, double scale, const Tensor& q, const Tensor& k, const Tensor& v,
+           const Tensor& dout, const Tensor& out, Stats& lse, Stats& delta, const Tensor& dq,
+           const Tensor& dk, const Tensor& dv) {
   const auto [B, T, H, Hkv, D, window] = shape;
-  std::mt19937 random(static_cast<unsigned>(T * 1000 + window));
-  Tensor q = random_tensor(B, T, H, D, 1.2f, random), k = random_tensor(B, T, Hkv, D, 1.2f, random);
-  Tensor v = random_tensor(B, T, Hkv, D, 1.0f, random);
-  Tensor dout = random_tensor(B, T, H, D, 1.0f, random), out(B, T, H, D);
-  Stats lse(B, H, T);
-  const double scale = 1.0 / std::sqrt(D);
-  double bound = 0.0;
-  if (is_bounded) bound = 1.44 * std::sqrt(D);
-
-  const Placement where{.is_cuda = true, .allow_hopper = true};
-  REQUIRE(hopper_forward({.q = q.view(),
-                          .k = k.view(),
-                          .v = v.view(),
-                          .out = out.view(),
-                          .lse = lse.view(),
-                          .window = window,
-                          .scale = scale,
-                          .score_bound = bound},
-                         where));
-  Tensor dq(B, T, H, D), dk(B, T, Hkv, D), dv(B, T, Hkv, D);
-  Stats delta(B, H, T);
-  REQUIRE(hopper_backward({.dout = dout.view(),
-                           .q = q.view(),
-                           .k = k.view(),
-                           .v = v.view(),
-                           .out = out.view(),
-                           .lse = lse.view(),
-                           .delta = delta.view(),
-                           .dq = dq.view(),
-                           .dk = dk.view(),
-                           .dv = dv.view(),
-                           .window = window,
-                           .scale = scale},
-                          where));
   Error out_error, dq_error, dk_error, dv_error;
   const auto add = [&](Error& error, const Tensor& got, int b, int h,
                        const std::vector<double>& want) {
@@ -219,7 +214,52 @@ void test_shape(const Shape& shape, bool is_bounded) {
   } else {
     REQUIRE(dq_error.is_within(8e-3) && dk_error.is_within(8e-3));
   }
-  for (const Tensor* x : {&out, &dq, &dk, &dv}) REQUIRE(x->is_kept());
+}
+
+void test_shape(const Shape& shape, bool is_bounded) {
+  const auto [B, T, H, Hkv, D, window] = shape;
+  std::mt19937 random(static_cast<unsigned>(T * 1000 + window));
+  Tensor q = random_tensor(B, T, H, D, 1.2f, random), k = random_tensor(B, T, Hkv, D, 1.2f, random);
+  Tensor v = random_tensor(B, T, Hkv, D, 1.0f, random);
+  Tensor dout = random_tensor(B, T, H, D, 1.0f, random), out(B, T, H, D);
+  Stats lse(B, H, T);
+  const double scale = 1.0 / std::sqrt(D);
+  double bound = 0.0;
+  if (is_bounded) bound = 1.44 * std::sqrt(D);
+
+  const Placement where{.is_cuda = true, .allow_hopper = true};
+  REQUIRE(hopper_forward({.q = q.view(),
+                          .k = k.view(),
+                          .v = v.view(),
+                          .out = out.view(),
+                          .lse = lse.view(),
+                          .window = window,
+                          .scale = scale,
+                          .score_bound = bound},
+                         where));
+  for (const bool is_deterministic : {true, false}) {
+    Tensor dq(B, T, H, D), dk(B, T, Hkv, D), dv(B, T, Hkv, D);
+    Stats delta(B, H, T);
+    Sum sum(B, H, T, D);
+    REQUIRE(hopper_backward({.dout = dout.view(),
+                             .q = q.view(),
+                             .k = k.view(),
+                             .v = v.view(),
+                             .out = out.view(),
+                             .lse = lse.view(),
+                             .delta = delta.view(),
+                             .dq = dq.view(),
+                             .dk = dk.view(),
+                             .dv = dv.view(),
+                             .window = window,
+                             .scale = scale,
+                             .is_deterministic = is_deterministic,
+                             .dq_sum = is_deterministic ? TensorView{} : sum.view()},
+                            where));
+    check(shape, scale, q, k, v, dout, out, lse, delta, dq, dk, dv);
+    for (const Tensor* x : {&out, &dq, &dk, &dv}) REQUIRE(x->is_kept());
+    REQUIRE(sum.is_kept());
+  }
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // Descriptors, swizzle and fragments as the hardware documents them (cuda_on_host), by one small
 // product: c (64 x N) = a (64 x 128) b, with b by columns or by rows, a in shared memory or in
-// registers, and all of it through TMA with boxes that stand out of the tensors.
+// registers, and all of it through TMA with boxes that stand out of the tensors; and by one with a
+// stored by columns, whose result the copy engine adds to memory.
 #include <cmath>
 #include <random>
 #include <vector>
@@ -139,6 +140,76 @@ void test_products() {
   test_product<kN, Major::kMN, true>(64, kK);
 }
 
+// sum (64 x 32) += a^T b, of which a (64 x 64) and b (64 x 64, its right half) are stored by k;
+// once more from the same staged tile.
+void transposed_kernel(const CUtensorMap a_map, const CUtensorMap b_map, float* sum) {
+  constexpr int kN = 32, kBytes = 64 * kPanelRowBytes;
+  uint8_t* const shared = swizzle_aligned_shared();
+  auto* const staged = reinterpret_cast<float*>(shared + 2 * kBytes);
+  auto* const full = reinterpret_cast<uint64_t*>(shared + 3 * kBytes);
+  if (threadIdx.x == 0) {
+    mbarrier_init(full, 1);
+    mbarrier_init_fence();
+    mbarrier_arrive_expect(full, 2 * kBytes);
+    tma_load(shared, &a_map, full, 0, 0, 0, 0);
+    tma_load(shared + kBytes, &b_map, full, 0, 0, 0, 0);
+  }
+  __syncthreads();
+  mbarrier_wait(full, 0);
+  float c[kN / 2];
+  wgmma_fence(c);
+  for (int k = 0; k < 64; k += 16) {
+    const uint32_t b = shared_address(shared + kBytes) + kN * 2;
+    wgmma<kN, Major::kMN, Major::kMN>(c, mn_major_descriptor(shared_address(shared), k, 0),
+                                      mn_major_descriptor(b, k, 0), k > 0);
+  }
+  wgmma_commit();
+  wgmma_wait<0>(c);
+  const int thread = static_cast<int>(threadIdx.x);
+  for (int j = 0; j < kN / 8; ++j) {
+    store_staged(staged + (j * kWarpgroup + thread) * 4, c[4 * j], c[4 * j + 1], c[4 * j + 2],
+                 c[4 * j + 3]);
+  }
+  fence_async_proxy();
+  __syncthreads();
+  if (thread == 0) {
+    bulk_add(sum, staged, kM * kN * 4);
+    tma_store_commit();
+    tma_store_wait_read();
+    REQUIRE(sum[0] == 1.0f);  // read, and not yet added
+    bulk_add(sum, staged, kM * kN * 4 - 16);
+    tma_store_finish();
+  }
+}
+
+void test_transposed() {
+  constexpr int kN = 32;
+  std::mt19937 random(2);
+  std::normal_distribution<float> normal;
+  std::vector<BFloat16> a(64 * 64), b(64 * 64);
+  for (BFloat16& x : a) x = to_bfloat16(normal(random));
+  for (BFloat16& x : b) x = to_bfloat16(normal(random));
+  std::vector<float> sum(kM * kN, 1.0f);
+  constexpr int kSharedBytes = 3 * 64 * kPanelRowBytes + 2 * kSwizzleBytes;
+  cudaFuncSetAttribute(transposed_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                       kSharedBytes);
+  const cudaLaunchConfig_t config{
+      .gridDim = {1}, .blockDim = {kWarpgroup}, .dynamicSmemBytes = kSharedBytes};
+  cudaLaunchKernelEx(&config, transposed_kernel, make_tensor_map(matrix(a, 64, 64), 64),
+                     make_tensor_map(matrix(b, 64, 64), 64), sum.data());
+  for (int at = 0; at < kM * kN; ++at) {  // in the order of registers
+    const int thread = at / 4 % kWarpgroup, i = at % 4;
+    const int row = thread / 32 * 16 + thread % 32 / 4 + i / 2 * 8;
+    const int column = kN + at / 4 / kWarpgroup * 8 + thread % 4 * 2 + i % 2;
+    double want = 0.0;
+    for (int k = 0; k < 64; ++k) {
+      want += double{to_float(a[k * 64 + row])} * to_float(b[k * 64 + column]);
+    }
+    const double times = at < kM * kN - 4 ? 2.0 : 1.0;
+    REQUIRE(std::abs(sum[at] - (1.0 + times * want)) < 1e-4);
+  }
+}
+
 // Against bits put together by hand from the tables of the PTX manual.
 void test_descriptors() {
   REQUIRE(k_major_descriptor(0x400, 0) == 0x4000'0040'0000'0040);
@@ -179,5 +250,6 @@ int main() {
     nanochat::cuda::tma_loads = loads;
     nanochat::cuda::test_products<64>();
     nanochat::cuda::test_products<128>();
+    nanochat::cuda::test_transposed();
   }
 }

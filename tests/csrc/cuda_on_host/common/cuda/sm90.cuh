@@ -4,7 +4,8 @@
 //   wgmma      reads its operands in shared memory when the group is waited for; until then its
 //              accumulators are NaN
 //   TMA load   at once, or when no thread can go on, the oldest or the newest first (tma_loads)
-//   TMA store  reads shared memory when it is waited for
+//   TMA store  reads shared memory when it is waited for; so does the bulk addition, which adds
+//              when the end of all is waited for
 // Rules that a result may not show are checked: fences before wgmma and TMA stores, registers that
 // a wait must name, alignment, descriptors that differ among lanes.
 #pragma once
@@ -158,7 +159,7 @@ struct Product {
   bool has_a_registers;
   uint32_t a_registers[4][4];  // of the four lanes that share rows
   uint64_t a, b;
-  Major major_b;
+  Major major_a, major_b;
   bool accumulate;
   int group;
 };
@@ -167,12 +168,37 @@ struct Pair {
   float x[2];
 };
 
+inline float element_at(uint32_t address) {
+  BFloat16 bits;
+  std::memcpy(&bits, at(swizzled(address)), sizeof bits);
+  return to_float(bits);
+}
+
 // Two neighbours in a row.
 inline Pair pair_at(uint32_t address) {
   BFloat16 bits[2];
   std::memcpy(bits, at(swizzled(address)), sizeof bits);
   return {{to_float(bits[0]), to_float(bits[1])}};
 }
+
+// A bulk addition of one thread: `value` once it has read shared memory.
+struct Addition {
+  float* to;
+  uint32_t address;
+  size_t size;
+  bool is_committed = false;
+  std::vector<float> value{};
+
+  void read() {
+    if (!value.empty()) return;
+    value.resize(size);
+    std::memcpy(value.data(), at(address), size * sizeof(float));
+  }
+  void finish() {
+    read();
+    for (size_t i = 0; i < size; ++i) to[i] += value[i];
+  }
+};
 
 inline uint32_t field(uint64_t descriptor, int bit) {
   return static_cast<uint32_t>(descriptor >> bit & 0x3fff) << 4;
@@ -204,7 +230,10 @@ inline void multiply(const Product& p, std::vector<float>& c) {
         pair = {{to_float(BFloat16{static_cast<uint16_t>(word)}),
                  to_float(BFloat16{static_cast<uint16_t>(word >> 16)})}};
       } else {
-        pair = pair_at(operand_address(p.a, Major::kK, first_row + 8 * half, k));
+        const auto element = [&](int i) {
+          return element_at(operand_address(p.a, p.major_a, first_row + 8 * half, i));
+        };
+        pair = {{element(k), element(k + 1)}};
       }
       a[half][k] = pair.x[0];
       a[half][k + 1] = pair.x[1];
@@ -243,7 +272,8 @@ struct Thread {
   std::vector<Owned> owned{};
   std::vector<Range> fenced{};
   std::vector<Copy> stores{};
-  bool has_unfenced_writes = false;
+  std::vector<Addition> additions{};
+  std::vector<uint32_t> unfenced{};  // shared memory that ordinary stores wrote
 
   static Thread& of(unsigned thread) {
     static std::vector<Thread> all(cuda_on_host::kMaxThreads);
@@ -282,6 +312,16 @@ struct Thread {
     fenced.clear();
   }
 };
+
+// What this thread's warpgroup wrote there.
+inline void require_fenced(uint32_t address, uint32_t bytes, const char* what) {
+  const unsigned first = threadIdx.x / kWarpgroup * kWarpgroup;
+  for (unsigned i = 0; i < kWarpgroup; ++i) {
+    for (const uint32_t written : Thread::of(first + i).unfenced) {
+      require(written < address || written >= address + bytes, what);
+    }
+  }
+}
 
 struct NamedBarrier {
   int64_t block = -1;
@@ -333,8 +373,8 @@ inline Copy copy_of(uint32_t address, const CUtensorMap* map, uint64_t* barrier,
 }
 
 template <int kN>
-void issue(float (&c)[kN / 2], const uint32_t* a_registers, uint64_t a, uint64_t b, Major major_b,
-           bool accumulate) {
+void issue(float (&c)[kN / 2], const uint32_t* a_registers, uint64_t a, uint64_t b, Major major_a,
+           Major major_b, bool accumulate) {
   constexpr uint64_t kSwizzle128 = 1;
   Product p{.c = c,
             .n = kN,
@@ -342,6 +382,7 @@ void issue(float (&c)[kN / 2], const uint32_t* a_registers, uint64_t a, uint64_t
             .a_registers = {},
             .a = a,
             .b = b,
+            .major_a = major_a,
             .major_b = major_b,
             .accumulate = accumulate,
             .group = 0};
@@ -413,22 +454,50 @@ inline void tma_load(void* shared, const CUtensorMap* map, uint64_t* barrier, in
 }
 
 inline void tma_store(const CUtensorMap* map, const void* shared, int c0, int c1, int c2, int c3) {
-  const unsigned first = threadIdx.x / kWarpgroup * kWarpgroup;
-  for (unsigned i = 0; i < kWarpgroup; ++i) {
-    on_host::require(!on_host::Thread::of(first + i).has_unfenced_writes,
-                     "a TMA store of what was written without fence_async_proxy");
+  const auto copy = on_host::copy_of(shared_address(shared), map, nullptr, c0, c1, c2, c3);
+  on_host::require_fenced(copy.address, static_cast<uint32_t>(copy.bytes()),
+                          "a TMA store of what was written without fence_async_proxy");
+  on_host::Thread::mine().stores.push_back(copy);
+}
+
+inline void bulk_add(float* global, const float* shared, int bytes) {
+  on_host::require_fenced(shared_address(shared), static_cast<uint32_t>(bytes),
+                          "a bulk addition of what was written without fence_async_proxy");
+  require_aligned(global);
+  require_aligned(shared);
+  on_host::require(bytes > 0 && bytes % 16 == 0, "a bulk addition of no multiple of 16 bytes");
+  on_host::Thread::mine().additions.push_back({.to = global,
+                                               .address = shared_address(shared),
+                                               .size = static_cast<size_t>(bytes) / sizeof(float)});
+}
+
+inline void tma_store_commit() {
+  for (auto& addition : on_host::Thread::mine().additions) addition.is_committed = true;
+}
+
+inline void tma_store_wait_read() {
+  for (auto& addition : on_host::Thread::mine().additions) {
+    if (addition.is_committed) addition.read();
   }
-  on_host::Thread::mine().stores.push_back(
-      on_host::copy_of(shared_address(shared), map, nullptr, c0, c1, c2, c3));
 }
 
 inline void tma_store_finish() {
-  for (const auto& copy : on_host::Thread::mine().stores) copy.store();
-  on_host::Thread::mine().stores.clear();
+  auto& mine = on_host::Thread::mine();
+  for (const auto& copy : mine.stores) copy.store();
+  for (auto& addition : mine.additions) addition.finish();
+  mine.stores.clear();
+  mine.additions.clear();
+}
+
+inline void store_staged(float* shared, float x, float y, float z, float w) {
+  require_aligned(shared);
+  const float four[] = {x, y, z, w};
+  std::memcpy(on_host::at(shared_address(shared)), four, sizeof four);
+  on_host::Thread::mine().unfenced.push_back(shared_address(shared));
 }
 
 inline void fence_async_proxy() {
-  on_host::Thread::mine().has_unfenced_writes = false;
+  on_host::Thread::mine().unfenced.clear();
 }
 
 inline void named_barrier_sync(int id, int threads) {
@@ -467,16 +536,20 @@ void wgmma_wait(Registers&... registers) {
   on_host::Thread::mine().finish(kPending, {on_host::Range::of(registers)...});
 }
 
-template <int kN, Major kMajorB>
+template <int kN, Major kMajorB, Major kMajorA = Major::kK>
 void wgmma(float (&c)[kN / 2], uint64_t a, uint64_t b, bool accumulate) {
-  on_host::issue<kN>(c, nullptr, a, b, kMajorB, accumulate);
+  constexpr uint32_t kRows = kMajorA == Major::kK ? 64 : 16;
+  on_host::require_fenced(on_host::field(a, 0) / kSwizzleBytes * kSwizzleBytes,
+                          kRows * kPanelRowBytes,
+                          "wgmma of what was written without fence_async_proxy");
+  on_host::issue<kN>(c, nullptr, a, b, kMajorA, kMajorB, accumulate);
 }
 
 template <int kN, Major kMajorB>
 void wgmma(float (&c)[kN / 2], const uint32_t (&a)[4], uint64_t b, bool accumulate) {
   on_host::require(is_in(on_host::Thread::mine().fenced, on_host::Range::of(a)),
                    "wgmma without a fence of a");
-  on_host::issue<kN>(c, a, 0, b, kMajorB, accumulate);
+  on_host::issue<kN>(c, a, 0, b, Major::kK, kMajorB, accumulate);
 }
 
 inline void stmatrix_x4(void* row, const uint32_t (&r)[4]) {
@@ -486,7 +559,7 @@ inline void stmatrix_x4(void* row, const uint32_t (&r)[4]) {
   for (int t = 0; t < 4; ++t) {
     std::memcpy(static_cast<char*>(row) + 4 * t, slots[lane % 8 * 4 + t] + lane / 8 * 4, 4);
   }
-  on_host::Thread::mine().has_unfenced_writes = true;
+  on_host::Thread::mine().unfenced.push_back(shared_address(row));
 }
 
 }  // namespace nanochat::cuda
