@@ -84,7 +84,8 @@ void bind_attention(py::module_& m) {
   m.def(
       "attention_backward",
       [](const Placement& where, View dout, View q, View k, View v, View out, View lse, View delta,
-         View dq, View dk, View dv, int64_t window, double scale) {
+         View dq, View dk, View dv, View dq_sum, int64_t window, double scale,
+         bool is_deterministic) {
         const py::gil_scoped_release release;
         attention::backward({.dout = dout,
                              .q = q,
@@ -97,12 +98,14 @@ void bind_attention(py::module_& m) {
                              .dk = dk,
                              .dv = dv,
                              .window = window,
-                             .scale = scale},
+                             .scale = scale,
+                             .is_deterministic = is_deterministic,
+                             .dq_sum = dq_sum},
                             where);
       },
       arg("where"), arg("dout"), arg("q"), arg("k"), arg("v"), arg("out"), arg("lse"), arg("delta"),
-      arg("dq"), arg("dk"), arg("dv"), py::kw_only(), arg("window"), arg("scale"),
-      "Gradient of attention_forward; writes dq, dk and dv.");
+      arg("dq"), arg("dk"), arg("dv"), arg("dq_sum"), py::kw_only(), arg("window"), arg("scale"),
+      arg("is_deterministic"), "Gradient of attention_forward; writes dq, dk and dv.");
 }
 
 }  // namespace nanochat

@@ -128,9 +128,11 @@ def attention_backward(
     dq: _View,
     dk: _View,
     dv: _View,
+    dq_sum: _View | None,
     *,
     window: int,
     scale: float,
+    is_deterministic: bool,
 ) -> None: ...
 
 # Cross-entropy

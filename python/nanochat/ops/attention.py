@@ -14,12 +14,13 @@ from torch import Tensor
 
 from nanochat import _core
 from nanochat.ops import attention_peers, native, reference
-from nanochat.ops.backends import choose
+from nanochat.ops.backends import allows_any_order, choose
 from nanochat.ops.native import view, view_or_none
 from nanochat.ops.registration import register
 
 QK_NORM_EPS = 2.0**-23  # default eps of F.rms_norm in fp32
 _MAX_SCORE_BOUND = 40.0  # attention.h
+_DQ_SUM_ROWS = 64  # attention.h
 
 Four = tuple[Tensor, Tensor, Tensor, Tensor]
 Five = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -204,6 +205,12 @@ def _score_bound(qk_scale: float, D: int) -> float:
     return bound if bound <= _MAX_SCORE_BOUND else 0.0
 
 
+def _dq_sum(q: Tensor) -> Tensor:
+    """Workspace of the backward that adds up dq in any order."""
+    B, T, H, D = q.shape
+    return q.new_empty((B, H, math.ceil(T / _DQ_SUM_ROWS) * _DQ_SUM_ROWS, D), dtype=torch.float32)
+
+
 def _allocate_attention(q: Tensor, k: Tensor, ve: Tensor | None) -> Seven:
     B, T, H, _ = q.shape
     prepared = _allocate_forward(q, k, ve)
@@ -265,11 +272,14 @@ def _attention_backward(
     dq_hat, dk_hat = q_hat.new_empty(q_hat.shape), k_hat.new_empty(k_hat.shape)
     dv_hat = k_hat.new_empty(k_hat.shape)
     delta = lse.new_empty(lse.shape)
+    where = native.placement(q_hat, "attention")
+    dq_sum = _dq_sum(q_hat) if native.may_run_on_hopper(where) and allows_any_order() else None
     _core.attention_backward(
-        native.placement(q_hat, "attention"),
+        where,
         view(dout), view(q_hat), view(k_hat), view(v_hat), view(out), view(lse), view(delta),
-        view(dq_hat), view(dk_hat), view(dv_hat),
+        view(dq_hat), view(dk_hat), view(dv_hat), view_or_none(dq_sum),
         window=_visible(window, q_hat.shape[1]), scale=q_hat.shape[3] ** -0.5,
+        is_deterministic=dq_sum is None,
     )  # fmt: skip
     dq, dk, dve, dgate = _prepass_backward(
         dq_hat, dk_hat, q_hat, k_hat, q_inv_rms, k_inv_rms, cos, sin,
@@ -342,7 +352,8 @@ def attention(
     Returns: (B, T, H, D), dtype and device of ``q``; scores are scaled by 1 / sqrt(D).
     Raises: ValueError if shapes disagree or the window is negative.
     Numerics: sums in fp32, weights rounded to the dtype of ``q``; error against fp64 at most twice
-        that of ``reference.attention``. Same bits whatever the number of threads.
+        that of ``reference.attention``. Same bits whatever the number of threads and in every run,
+        but for the gradient of q under ``ops.force("hopper")``.
     Source: FlashAttention-2, arXiv:2307.08691.
     """
     if window is not None and window < 0:

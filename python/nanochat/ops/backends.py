@@ -81,6 +81,10 @@ def force(path: Path | None = None, *, cpu_level: str | None = None) -> Iterator
     hardware has verified are allowed; a path that fails its probe is still passed over, so look at
     :func:`backends` to know what runs.
 
+    "hopper" starts where "native" does on CUDA, and takes the backward of attention in one kernel,
+    which adds up dq in another order in every run, unless ``torch.use_deterministic_algorithms``
+    forbids that. All other paths give the same bits in every run.
+
     For tests, benchmarks and who opts in: it holds for the whole process, not for one thread.
     Raises: ValueError for a name that is none, or a level (of CPU_LEVELS) that is not here.
     """
@@ -117,6 +121,11 @@ def choose(op: str, device: str, dtype: torch.dtype, *, head_dim: int | None = N
 def allows_hopper(op: str) -> bool:
     """True if a native call of ``op`` on CUDA may take the kernels for Hopper."""
     return _select(op, "cuda", None, True, _forced.path)[0] == "hopper"
+
+
+def allows_any_order() -> bool:
+    """True if kernels may add in an order that differs from run to run; see :func:`force`."""
+    return _forced.path == "hopper" and not torch.are_deterministic_algorithms_enabled()
 
 
 # Looked up for real while torch.compile traces: the probe's launch and the warning stay out of the

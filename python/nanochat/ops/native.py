@@ -39,6 +39,11 @@ def placement(tensor: Tensor, op: str | None = None) -> Placement:
     return False, torch.get_num_threads(), cpu_level(), 0, 0, False
 
 
+def may_run_on_hopper(where: Placement) -> bool:
+    """True if kernels for Hopper were allowed."""
+    return where[-1]
+
+
 def check_same_device(op: str, *tensors: Tensor | None) -> None:
     """Raises: ValueError unless all tensors that are given live on one device."""
     devices = {str(t.device) for t in tensors if t is not None}

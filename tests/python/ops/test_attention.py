@@ -405,6 +405,54 @@ def test_attention_names_the_broken_rule(change: dict[str, Any], message: str) -
         _core.attention_forward(native.placement(tensors["q"]), *views, **options)
 
 
+@pytest.mark.parametrize(
+    ("dq_sum", "is_deterministic", "message"),
+    [
+        (None, False, "dq_sum must be given where is_deterministic is false"),
+        (torch.empty(2, 4, 64, 16), True, "dq_sum must be given .* only there"),
+        (torch.empty(2, 4, 5, 16), False, r"dq_sum must have shape \(2, 4, 64, 16\), got"),
+        (torch.empty(2, 4, 64, 16).double(), False, "dq_sum must be float32, got float64"),
+        (torch.empty(2, 4, 16, 64).mT, False, "dq_sum must be contiguous"),
+    ],
+)
+def test_attention_backward_names_the_broken_rule(
+    dq_sum: Tensor | None, is_deterministic: bool, message: str
+) -> None:
+    q, k, stats = torch.randn(2, 5, 4, 16), torch.randn(2, 5, 2, 16), torch.empty(2, 4, 5)
+    views = [native.view(x) for x in (q, q, k, k, q, stats, stats, torch.empty_like(q), k, k)]
+    with pytest.raises(ValueError, match=message):
+        _core.attention_backward(
+            native.placement(q), *views, native.view_or_none(dq_sum),
+            window=5, scale=1.0, is_deterministic=is_deterministic,
+        )  # fmt: skip
+
+
+def test_attention_backward_hands_a_workspace_to_hopper_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    x = inputs(1, 70, 2, 1, 8, torch.float32)
+    seen = []
+    backward = _core.attention_backward
+
+    def spy(*args: Any, **options: Any) -> None:
+        seen.append((args[-1] and args[-1][1], options["is_deterministic"]))
+        backward(*args, **options)
+
+    def gradient() -> Tensor:
+        q = x["q"].detach().requires_grad_()
+        ops.attention(**(x | {"q": q})).sum().backward()
+        assert q.grad is not None
+        return q.grad
+
+    monkeypatch.setattr(_core, "attention_backward", spy)
+    with ops.force("hopper"):
+        plain = gradient()
+        monkeypatch.setattr(native, "may_run_on_hopper", lambda where: True)
+        assert torch.equal(gradient(), plain), "the CPU takes no notice"
+    gradient()
+    assert seen == [(None, True), ((1, 2, 128, 8), False), (None, True)]
+
+
 def test_attention_op_obeys_the_rules_of_torch_library() -> None:
     x = inputs(2, 3, 2, 2, 8, torch.float32)
     for name in ("q", "k", "v", "ve", "gate"):

@@ -10,7 +10,7 @@ import torch
 
 from nanochat import _core, ops
 from nanochat.ops import probes
-from nanochat.ops.backends import OPS, allows_hopper, choose
+from nanochat.ops.backends import OPS, allows_any_order, allows_hopper, choose
 
 module = import_module("nanochat.ops.backends")  # its name in the package is the function
 
@@ -67,6 +67,20 @@ def test_force_names_the_rung_to_start_at(verdicts: dict[tuple[str, str], str]) 
         assert choose("prepass", "cuda", BF16) == "native", "any kernels of ours"
     with ops.force("native"):
         assert choose("cross_entropy", "cpu", BF16) == "native"
+
+
+def test_any_order_of_sums_is_for_who_asks_for_hopper_by_name() -> None:
+    assert not allows_any_order()
+    for forced in ("native", "portable", "reference"):
+        with ops.force(forced):
+            assert not allows_any_order()
+    with ops.force("hopper"):
+        assert allows_any_order()
+        torch.use_deterministic_algorithms(True)
+        try:
+            assert not allows_any_order()
+        finally:
+            torch.use_deterministic_algorithms(False)
 
 
 def test_a_path_that_fails_its_probe_is_passed_over(verdicts: dict[tuple[str, str], str]) -> None:

@@ -4,8 +4,9 @@
 //   wgmma      reads its operands in shared memory when the group is waited for; until then its
 //              accumulators are NaN
 //   TMA load   at once, or when no thread can go on, the oldest or the newest first (tma_loads)
-//   TMA store  reads shared memory when it is waited for; so does the bulk addition, which adds
-//              when the end of all is waited for
+//   TMA store  reads shared memory when it is waited for
+//   addition   reads shared memory at once if loads do, else when that is waited for; adds when the
+//              end of all is waited for
 // Rules that a result may not show are checked: fences before wgmma and TMA stores, registers that
 // a wait must name, alignment, descriptors that differ among lanes.
 #pragma once
@@ -466,9 +467,11 @@ inline void bulk_add(float* global, const float* shared, int bytes) {
   require_aligned(global);
   require_aligned(shared);
   on_host::require(bytes > 0 && bytes % 16 == 0, "a bulk addition of no multiple of 16 bytes");
-  on_host::Thread::mine().additions.push_back({.to = global,
-                                               .address = shared_address(shared),
-                                               .size = static_cast<size_t>(bytes) / sizeof(float)});
+  auto& additions = on_host::Thread::mine().additions;
+  additions.push_back({.to = global,
+                       .address = shared_address(shared),
+                       .size = static_cast<size_t>(bytes) / sizeof(float)});
+  if (tma_loads == Loads::kAtOnce) additions.back().read();
 }
 
 inline void tma_store_commit() {
