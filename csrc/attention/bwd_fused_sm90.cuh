@@ -1,24 +1,26 @@
-// Backward on Hopper in 5 products: dk and dv as in bwd_sm90.cuh, and dq from the same scores, by
-// additions in memory whose order no one keeps, so the bits of dq differ from run to run.
+// Backward on Hopper in 5 products: dk and dv as in bwd_sm90.cuh, and dq from the same scores. Each
+// block of keys adds its share to dq in memory, in an order that no one keeps: the bits of dq
+// differ from run to run.
 //
-//   pre     a row each 4 lanes: delta = dout . out, and zeros for its sum
+//   pre     delta = dout . out, and zeros for the sum
 //   fused   a block has keys, 64 to a warpgroup; tiles of queries pass by, of all heads of its
-//   group
-//             s = k q^T, dp = v dout^T, p and ds       dv += p dout,  dk += ds q    from registers
-//             ds once to shared memory, for both       dq = ds^T k: 64 queries by the keys of the
-//                                                      block; a half of the columns to a warpgroup
-//             dq, in fp32, through shared memory, added to the sum by the copy engine
+//           group
+//             s = k q^T, dp = v dout^T, p and ds as in bwd_sm90.cuh
+//             dv += p dout, dk += ds q      p and ds in registers
+//             dq = ds^T k                   over the keys of both warpgroups, by way of shared
+//                                           memory; a warpgroup has half of the columns
+//             sum += dq                     by the copy engine, in fp32
 //   post    dq = scale sum, rounded
 //
-//   tensor cores   s | dp | dv += p^T dout |         | dq = ds^T k | dk += ds q | s, next tile
-//   other pipes         p = exp   ds -> both places, a barrier of both      dq -> staged -> added
+//   tensor cores   s | dp | dv += p dout |                   | dq = ds^T k | dk += ds q    | s ..
+//   other pipes         p = exp   ds     | staged | they meet |            | dq staged, sent
 //
-// ds has two places: who writes tile i + 1 has passed the barrier of tile i, before which both had
-// ended dq of tile i - 1.
+// ds has two places: who writes tile i + 1 has met the other in tile i, before which both had ended
+// dq of tile i - 1.
 //
-// The sum has for each tile of 64 queries and each half of the columns what a warpgroup holds, in
-// the order of its registers: float4 j of thread t at 128 j + t. No two lanes meet a bank on the
-// way out, an addition is one range of memory, and post alone unravels it. Rows from T on get
+// The sum has, for each tile of 64 queries and each half of the columns, what a warpgroup holds in
+// the order of its registers: float4 j of thread t at 128 j + t. On the way out no two lanes meet
+// in a bank, an addition is one range of memory, and post alone unravels it. Rows from T on get
 // zeros.
 #pragma once
 

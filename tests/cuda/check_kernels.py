@@ -5,8 +5,8 @@
 
 Compiles every .cu for every target that the build has for it, and reads what ptxas says and what
 the disassembler shows:
-    never       a spill, a stack, LDL or STL (local memory); wgmma serialised (C7510); setmaxnreg
-                ignored (C7508)
+    never       a spill, a stack, LDL or STL (local memory); wgmma serialised (C7510, C7512, C7514,
+                C7520); setmaxnreg ignored (C7508)
     by table    registers above kernels.json, under the nvcc that wrote it; a kernel that lost an
                 instruction it is there for (HGMMA, UTMALDG, ...); kernels that came or went
 Needs nvcc, c++filt and the tools of: pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm
@@ -34,9 +34,10 @@ ROOT = Path(__file__).parents[2]
 TABLE = Path(__file__).with_name("kernels.json")
 
 # What a kernel is written for; others may come and go with the compiler.
-NAMED_OPCODES = {"HGMMA", "HMMA", "IMMA", "UTMALDG", "UTMASTG", "UTMAREDG", "LDGSTS", "LDSM"}
+NAMED_OPCODES = {"HGMMA", "HMMA", "IMMA", "UTMALDG", "UTMASTG", "UBLKRED", "LDGSTS", "LDSM"}
 LOCAL_OPCODES = {"LDL", "STL"}
-WARNINGS = {"C7508": "setmaxnreg ignored", "C7510": "wgmma serialised"}
+WARNINGS = {"C7508": "setmaxnreg ignored"}
+WARNINGS |= dict.fromkeys(("C7510", "C7512", "C7514", "C7520"), "wgmma serialised")
 
 
 @dataclass
