@@ -2,22 +2,10 @@
 
 #include <string>
 
+#include "attention/check_rows.h"
+
 namespace nanochat::attention {
 namespace {
-
-struct Named {
-  const char* name;
-  const TensorView& view;
-};
-
-void check_rows(std::initializer_list<Named> rows, std::initializer_list<int64_t> shape,
-                DType dtype) {
-  for (const auto& [name, view] : rows) {
-    check_shape(name, view, shape);
-    check_dtype(name, view, dtype);
-    check_last_contiguous(name, view);
-  }
-}
 
 // One number for each row; kernels walk them as an array.
 void check_statistics(const char* who, const TensorView& view, const TensorView& q) {

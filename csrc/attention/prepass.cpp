@@ -2,23 +2,10 @@
 
 #include <string>
 
+#include "attention/check_rows.h"
+
 namespace nanochat::attention {
 namespace {
-
-struct Named {
-  const char* name;
-  const TensorView& view;
-};
-
-// A device has one dtype for rows; statistics are in the type that rows are computed in.
-void check_rows(std::initializer_list<Named> rows, std::initializer_list<int64_t> shape,
-                DType dtype) {
-  for (const auto& [name, view] : rows) {
-    check_shape(name, view, shape);
-    check_dtype(name, view, dtype);
-    check_last_contiguous(name, view);
-  }
-}
 
 void check_plain(std::initializer_list<Named> views, std::initializer_list<int64_t> shape,
                  DType dtype) {
