@@ -93,7 +93,7 @@ def fake_flash(name: str, calls: list[tuple[str, dict[str, Any]]], *, pair: bool
         return (out, out[..., 0]) if pair else out
 
     module = ModuleType(name)
-    module.flash_attn_func = flash_attn_func  # type: ignore[attr-defined]
+    vars(module)["flash_attn_func"] = flash_attn_func
     return module
 
 
