@@ -1,6 +1,7 @@
 #include "bpe/trainer.h"
 
-#include <atomic>
+#include <algorithm>
+#include <limits>
 #include <stdexcept>
 #include <utility>
 
@@ -27,11 +28,18 @@ void Trainer::for_each_thread(const std::function<void(size_t thread)>& body) co
 }
 
 void Trainer::count(TextQueue& queue) {
+  // Runs are taken in order, and a run that was taken is counted to its end or to its first bad
+  // text: so the smallest of the threads' bad texts is the first of all, whoever was faster.
+  constexpr size_t kNone = std::numeric_limits<size_t>::max();
+  std::vector<size_t> bad_text(counters_.size(), kNone);
   for_each_thread([&](size_t thread) {
     try {
       while (const auto run = queue.take()) {
         for (size_t i = 0; i < run->texts.size(); ++i) {
-          count_text(run->texts[i], run->first_text + i, thread);
+          if (count_text(run->texts[i], thread)) continue;
+          bad_text[thread] = run->first_text + i;
+          queue.stop();
+          return;
         }
         queue.finish(*run);
       }
@@ -40,6 +48,11 @@ void Trainer::count(TextQueue& queue) {
       throw;
     }
   });
+  const size_t first = *std::ranges::min_element(bad_text);
+  if (first == kNone) return;
+  throw std::invalid_argument("train_bpe: document " + std::to_string(first) +
+                              " has a lone surrogate, which is not text; drop it or replace it "
+                              "by text.encode('utf-8', 'replace')");
 }
 
 void Trainer::add(std::span<const Text> texts) {
@@ -49,15 +62,15 @@ void Trainer::add(std::span<const Text> texts) {
   count(queue);
 }
 
-void Trainer::count_text(const Text& text, size_t index, size_t thread) {
+bool Trainer::count_text(const Text& text, size_t thread) {
+  std::string_view utf8;
   try {
-    const std::string_view utf8 = as_utf8(text, Surrogates::kRefuse, utf8_[thread]);
-    counters_[thread].add_text(utf8, training_);
+    utf8 = as_utf8(text, Surrogates::kRefuse, utf8_[thread]);
   } catch (const SurrogateError&) {
-    throw std::invalid_argument("train_bpe: document " + std::to_string(index) +
-                                " has a lone surrogate, which is not text; drop it or replace it "
-                                "by text.encode('utf-8', 'replace')");
+    return false;
   }
+  counters_[thread].add_text(utf8, training_);
+  return true;
 }
 
 std::vector<WeightedPiece> Trainer::combine_counters() {

@@ -27,7 +27,7 @@ class Trainer {
   Trainer(Splitter splitter, int num_threads, Training& training);
 
   // Counts the texts of a queue until it ends. Pieces never cross texts. Throws
-  // std::invalid_argument, naming the text by its number, for a lone surrogate; the queue is
+  // std::invalid_argument for a lone surrogate, naming the first text with one; the queue is
   // stopped then, as it is by whoever sets `stop`.
   void count(TextQueue& queue);
   // The same for texts that are all there.
@@ -39,7 +39,8 @@ class Trainer {
 
  private:
   void for_each_thread(const std::function<void(size_t thread)>& body) const;
-  void count_text(const Text& text, size_t index, size_t thread);
+  // False if it has a lone surrogate.
+  [[nodiscard]] bool count_text(const Text& text, size_t thread);
   // Every distinct piece once; its bytes are in the counters.
   [[nodiscard]] std::vector<WeightedPiece> combine_counters();
 
