@@ -1,8 +1,10 @@
-"""A model small enough to run anywhere and a tokenizer of bytes, for engine, server, client."""
+"""A model small enough to run anywhere, a tokenizer of bytes, and real data where there is any."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -104,3 +106,12 @@ def unhurried_engine(unhurried_model: GPT, byte_tokenizer: Tokenizer) -> Iterato
 def tiny_engine(tiny_model: GPT, byte_tokenizer: Tokenizer) -> Iterator[Engine]:
     with Engine(tiny_model, byte_tokenizer, slots=4) as engine:
         yield engine
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of real sets, ``eval/`` and ``chat/``, named by NANOCHAT_TEST_DATA."""
+    folder = os.environ.get("NANOCHAT_TEST_DATA")
+    if folder is None:
+        pytest.skip("NANOCHAT_TEST_DATA names no folder with real data")
+    return Path(folder)
