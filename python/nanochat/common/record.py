@@ -13,6 +13,7 @@ made again at any time and on any machine. Stages write, ``nanochat.report`` rea
 from __future__ import annotations
 
 import json
+import math
 import re
 import shlex
 import subprocess
@@ -28,6 +29,10 @@ from nanochat.common.hardware import Hardware, probe
 from nanochat.common.paths import atomic_write
 
 SCHEMA = 1
+_TYPES = {
+    "started": str, "command": str, "model": str, "commit": str, "config": dict, "backends": dict,
+    "samples": list, "conversations": list,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +45,18 @@ class Measure:
     chance: float | None = None  # accuracy of guessing
     bound: float | None = None  # entropy floor: no model can be below
     num_examples: int | None = None
+    num_malformed: int | None = None  # rows of the set that could not be read, not among examples
+    num_too_long: int | None = None  # examples that did not fit the context, counted as wrong
+    num_unanswered: int | None = None  # replies without an answer to grade, counted as wrong
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value is not None and not _is_number(value):
+                raise TypeError(f"record: {name} of a measure must be a number, got {value!r}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +125,11 @@ def _read_stage(path: Path) -> StageRecord:
         if body.pop("schema") != SCHEMA:
             raise ValueError(f"schema must be {SCHEMA}")
         body.pop("stage")
+        for name, kind in _TYPES.items():
+            if not isinstance(body[name], kind):
+                raise TypeError(f"{name} must be a {kind.__name__}, got {body[name]!r:.80}")
+        if not (_is_number(body["seconds"]) and math.isfinite(body["seconds"])):
+            raise TypeError(f"seconds must be a finite number, got {body['seconds']!r:.80}")
         body["hardware"] = Hardware(**{**body["hardware"], "gpus": tuple(body["hardware"]["gpus"])})
         body["metrics"] = {name: Measure(**value) for name, value in body["metrics"].items()}
         return StageRecord(**body)
@@ -144,16 +166,21 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Rows by rising step; rows of one step are merged, the later wins; torn lines are skipped."""
+    """Rows by rising step; rows of one step are merged, the later wins.
+
+    Torn lines are skipped, and values that are no numbers.
+    """
     if not path.exists():
         return []
     rows: dict[int, dict[str, float]] = {}
     for line in path.read_bytes().split(b"\n"):
         try:
             row = json.loads(line)
-            rows.setdefault(int(row["step"]), {}).update(row)
-        except (ValueError, KeyError, TypeError):
+            step = int(row["step"])
+            numbers = {name: value for name, value in row.items() if _is_number(value)}
+        except (ValueError, KeyError, TypeError, OverflowError):
             continue
+        rows.setdefault(step, {}).update(numbers, step=step)
     return [rows[step] for step in sorted(rows)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -59,6 +60,27 @@ def test_a_foreign_file_is_named(tmp_path: Path, content: str) -> None:
         read_stages(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("started", 7),
+        ("seconds", "long"),
+        ("seconds", float("nan")),
+        ("samples", "text"),
+        ("conversations", {}),
+        ("config", []),
+        ("metrics", {"val_bpb": {"value": "0.9"}}),
+        ("metrics", {"val_bpb": {"value": True}}),
+        ("metrics", {"val_bpb": 0.9}),
+    ],
+)
+def test_a_field_of_another_type_is_named(tmp_path: Path, field: str, value: object) -> None:
+    path = record.write_stage(tmp_path, "base_train", stage())
+    path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
+    with pytest.raises(UserError, match=r"base_train/stage\.json"):
+        read_stages(tmp_path)
+
+
 def test_metrics_survive_a_kill_and_a_resume(tmp_path: Path) -> None:
     path = tmp_path / "base_train" / "metrics.jsonl"
     with MetricsLog(path) as log:
@@ -75,6 +97,14 @@ def test_metrics_survive_a_kill_and_a_resume(tmp_path: Path) -> None:
         {"step": 2, "loss": 2.0, "val_bpb": 1.0},
         {"step": 3, "loss": 1.5},
     ]
+
+
+def test_rows_keep_numbers_alone(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(
+        '{"step": 1, "loss": "low", "lr": 0.5}\n{"step": Infinity}\n{"step": [1]}\n[1]\n7\n'
+    )
+    assert read_metrics(path) == [{"step": 1, "lr": 0.5}]
 
 
 def test_metrics_of_a_stage_that_never_ran(tmp_path: Path) -> None:
