@@ -11,6 +11,7 @@ TESTED_ELSEWHERE = {
     "chat/server.py": "chat/test_cli.py",
     "common/errors.py": "common/test_paths.py",
     "data/files.py": "data/test_sources.py",
+    "data/held_out.py": "data/test_sources.py",
     "data/rendering.py": "data/test_loader.py",
     "data/shuffle.py": "data/test_sources.py",
     "data/streams.py": "data/test_sources.py",
@@ -37,7 +38,6 @@ TESTED_ELSEWHERE = {
     "train/loop.py": "train/test_stages.py",
     "train/presets.py": "train/test_plan.py",
     "train/run.py": "train/test_stages.py",
-    "train/sft.py": "train/test_stages.py",
     "train/stage.py": "train/test_stages.py",
     "train/tok.py": "train/test_stages.py",
 }

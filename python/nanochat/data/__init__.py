@@ -1,7 +1,7 @@
 """Documents to packed rows of tokens."""
 
-from nanochat.data.loader import Loader, LoaderState, LoaderStats, Step, validation_rows
-from nanochat.data.rendering import Render, TokenBatch, render_chat, render_text
+from nanochat.data.loader import Loader, LoaderState, LoaderStats, Step, count_rows, validation_rows
+from nanochat.data.rendering import Render, TokenBatch, Tokens, lay_end_to_end, render_text
 from nanochat.data.sources import Corpus, FileSource, GeneratedSource, Source, items
 
 __all__ = [
@@ -15,8 +15,10 @@ __all__ = [
     "Source",
     "Step",
     "TokenBatch",
+    "Tokens",
+    "count_rows",
     "items",
-    "render_chat",
+    "lay_end_to_end",
     "render_text",
     "validation_rows",
 ]

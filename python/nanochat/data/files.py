@@ -4,8 +4,6 @@
     .txt (.gz, .zst)    documents of at most 32 KiB, cut from the file at paragraph ends
     .parquet            rows of one row group, about 256 KiB; a document is a row of column ``text``
 
-Conversations are in ``messages`` instead of ``text``.
-
 Opening a file reads it once from end to end (parquet: its footer), which finds the segments, counts
 the documents and proves that it is complete and UTF-8. Lines end at \\n only: JSON strings may hold
 U+2028.
@@ -16,7 +14,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -33,15 +31,14 @@ PIECE_BYTES = 1 << 15  # of one .txt document: a few thousand tokens, so that fe
 ROWS_BYTES = 1 << 18  # of one .parquet segment
 _CACHE_BYTES = 1 << 29  # decoded row groups kept per source
 
-FIELDS = {"text": "text", "chat": "messages"}  # kind of corpus -> field or column
+FIELD = "text"  # of a line, or the column
 
 
 class TextFile(ABC):
     """An indexed file."""
 
-    def __init__(self, path: Path, field: str) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self.field = field
         self.sizes = np.zeros(0, np.int64)  # bytes of each segment
         self.num_documents = 0  # an upper bound
         self.held_bytes = 0  # kept in memory
@@ -77,9 +74,12 @@ class Reader:
         self.row_groups.clear()
 
 
-def find_files(path: Path | str, kind: str) -> list[Path]:
-    """The files for ``kind`` in a folder (recursive), of a glob pattern, or one file; sorted.
+def find_files(path: Path | str, formats: Collection[str], what: str) -> list[Path]:
+    """The files of ``formats`` in a folder (recursive), of a glob pattern, or one file; sorted.
 
+    Args:
+        formats: Suffixes without that of a compression.
+        what: Name of the contents, for the message.
     Raises: UserError if there are none.
     """
     root = Path(path).expanduser()
@@ -94,24 +94,23 @@ def find_files(path: Path | str, kind: str) -> list[Path]:
             raise UserError(
                 f"data: no file matches {path}; give a folder, a file or a glob pattern"
             )
-    formats = _FORMATS[kind]
     supported = sorted(file for file in found if _format(file) in formats and file.name[0] != ".")
     if not supported:
         raise UserError(
-            f"data: no supported file for {kind} in {path}; give {' or '.join(formats)}"
-            " (.txt and .jsonl also as .gz or .zst)"
+            f"data: no supported file for {what} in {path}; give {' or '.join(formats)}"
+            " (all but .parquet also as .gz or .zst)"
         )
     return supported
 
 
-def open_file(path: Path, kind: str, memory_bytes: int) -> TextFile:
-    """Index ``path``; ``kind`` is text or chat.
+def open_file(path: Path, memory_bytes: int) -> TextFile:
+    """Index ``path``, a file of one of ``FORMATS``.
 
     A compressed file is kept decompressed if it takes no more than ``memory_bytes``.
 
     Raises: UserError naming the file if it is truncated, not UTF-8, or lacks the column.
     """
-    return _FORMATS[kind][_format(path)](path, FIELDS[kind], memory_bytes)
+    return FORMATS[_format(path)](path, memory_bytes)
 
 
 def _format(path: Path) -> str:
@@ -125,8 +124,8 @@ def _format(path: Path) -> str:
 class _ByteFile(TextFile):
     """A file whose segments are byte ranges."""
 
-    def __init__(self, path: Path, field: str, memory_bytes: int) -> None:
-        super().__init__(path, field)
+    def __init__(self, path: Path, memory_bytes: int) -> None:
+        super().__init__(path)
         self.is_stream = is_compressed(path)
         self._held: list[bytes] = []  # the segments of a compressed file that is small enough
         offsets, lines = [0], [1]
@@ -220,26 +219,26 @@ class JsonlFile(_ByteFile):
             raise UserError(
                 f"data: {where}: not valid JSON ({reason}); each line must be one JSON object"
             ) from error
-        if not isinstance(row, dict) or self.field not in row:
+        if not isinstance(row, dict) or FIELD not in row:
             raise UserError(
-                f"data: {where}: no field '{self.field}'; each line must be an object with it"
+                f"data: {where}: no field '{FIELD}'; each line must be an object with it"
             )
-        return row[self.field]
+        return row[FIELD]
 
 
 class ParquetFile(TextFile):
-    """.parquet: rows of the column named like the field."""
+    """.parquet: rows of the column."""
 
-    def __init__(self, path: Path, field: str, memory_bytes: int) -> None:
+    def __init__(self, path: Path, memory_bytes: int) -> None:
         import pyarrow.parquet as pq
 
-        super().__init__(path, field)
-        with _parquet_errors(path), pq.ParquetFile(path) as file:
+        super().__init__(path)
+        with parquet_errors(path), pq.ParquetFile(path) as file:
             self.metadata = file.metadata
             names = file.schema_arrow.names
-        if field not in names:
+        if FIELD not in names:
             raise UserError(
-                f"data: {path} has no column '{field}'; its columns are {', '.join(names)}"
+                f"data: {path} has no column '{FIELD}'; its columns are {', '.join(names)}"
             )
         self.num_documents = self.metadata.num_rows
         pieces: list[tuple[int, int, int]] = []  # row group, first row, one past the last row
@@ -250,7 +249,7 @@ class ParquetFile(TextFile):
             num_bytes = sum(
                 group.column(c).total_uncompressed_size
                 for c in range(group.num_columns)
-                if group.column(c).path_in_schema.split(".")[0] == field
+                if group.column(c).path_in_schema.split(".")[0] == FIELD
             )
             parts = max(1, min(num_bytes // ROWS_BYTES, group.num_rows))
             cuts = [group.num_rows * k // parts for k in range(parts + 1)]
@@ -280,10 +279,10 @@ class ParquetFile(TextFile):
         key = (self.path, group)
         if key not in cache:
             with (
-                _parquet_errors(self.path),
+                parquet_errors(self.path),
                 pq.ParquetFile(self.path, metadata=self.metadata) as file,
             ):
-                cache[key] = file.read_row_group(group, columns=[self.field]).column(0)
+                cache[key] = file.read_row_group(group, columns=[FIELD]).column(0)
             while len(cache) > 1 and sum(column.nbytes for column in cache.values()) > _CACHE_BYTES:
                 cache.popitem(last=False)
         cache.move_to_end(key)
@@ -291,7 +290,7 @@ class ParquetFile(TextFile):
 
 
 @contextmanager
-def _parquet_errors(path: Path) -> Iterator[None]:
+def parquet_errors(path: Path) -> Iterator[None]:
     import pyarrow as pa
 
     try:
@@ -303,7 +302,8 @@ def _parquet_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-_FORMATS: dict[str, dict[str, Callable[[Path, str, int], TextFile]]] = {
-    "text": {".txt": PlainFile, ".jsonl": JsonlFile, ".parquet": ParquetFile},
-    "chat": {".jsonl": JsonlFile, ".parquet": ParquetFile},
+FORMATS: dict[str, Callable[[Path, int], TextFile]] = {
+    ".txt": PlainFile,
+    ".jsonl": JsonlFile,
+    ".parquet": ParquetFile,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +25,13 @@ class TokenBatch(NamedTuple):
 Render = Callable[[list[Item]], TokenBatch]
 
 
+class Tokens(NamedTuple):
+    """One conversation, as the sources of finetuning give it: rendered, and short enough."""
+
+    ids: npt.NDArray[np.integer]  # (n,) int32, without BOS
+    mask: npt.NDArray[np.bool_]  # (n,), what is learnt
+
+
 def render_text(
     encode: Callable[[list[str]], tuple[npt.NDArray[np.integer], npt.NDArray[np.int64]]],
 ) -> Render:
@@ -37,34 +44,12 @@ def render_text(
     return render
 
 
-def render_chat(
-    render_conversation: Callable[[Item], tuple[Sequence[int], Sequence[int]]], *, bos: int
-) -> Render:
-    """Renders conversations with a mask: only what the assistant says is a target.
-
-    ``render_conversation`` gives ids from BOS on, and as many flags. The renderer raises ValueError
-    if it does not.
-    """
-
-    def render(items: list[Item]) -> TokenBatch:
-        ids: list[int] = []
-        mask: list[int] = []
-        offsets = [0]
-        for item in items:
-            its_ids, its_mask = render_conversation(item)
-            if len(its_ids) == 0 or its_ids[0] != bos:
-                raise ValueError(
-                    f"rendering: a conversation must begin with BOS ({bos}), got {its_ids[:4]}"
-                )
-            if len(its_mask) != len(its_ids):
-                raise ValueError(
-                    f"rendering: mask must have {len(its_ids)} entries, got {len(its_mask)}"
-                )
-            ids += its_ids[1:]
-            mask += its_mask[1:]
-            offsets.append(len(ids))
-        return TokenBatch(
-            np.array(ids, np.int32), np.array(offsets, np.int64), np.array(mask, np.bool_)
-        )
-
-    return render
+def lay_end_to_end(items: list[Tokens]) -> TokenBatch:
+    """The render of sources whose items are tokens."""
+    if not items:
+        return TokenBatch(np.zeros(0, np.int32), np.zeros(1, np.int64), np.zeros(0, np.bool_))
+    return TokenBatch(
+        np.concatenate([item.ids for item in items]),
+        np.cumsum([0, *(len(item.ids) for item in items)], dtype=np.int64),
+        np.concatenate([item.mask for item in items]),
+    )

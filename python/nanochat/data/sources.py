@@ -10,15 +10,11 @@ proportion to their size.
     wiki   |--w1--w4--w0--w5--w2--|     ->   b3 w1 w4 | b0 w0 w5 | b2 w2 w3 | b1 ...
     notes  |---------n0-----------|
 
-About one document in 200 is held out, by a keyed hash of its text: it stays on its side when files
-are renamed, reordered or added to (a small corpus holds out a larger share, which shrinks as it
-grows).
+About one document in 200 is held out, see held_out.py.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,17 +23,15 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from nanochat.common.errors import UserError
-from nanochat.data.files import Reader, TextFile, find_files, open_file
+from nanochat.data import held_out
+from nanochat.data.files import FORMATS, Reader, TextFile, find_files, open_file
 from nanochat.data.shuffle import uniform
 from nanochat.data.streams import MAX_CURSORS
 
-Item = Any  # a document (str) or a conversation (dict with "messages")
-Kind = Literal["text", "chat"]
+Item = Any  # a document (str), or what another source gives to its render
 Split = Literal["train", "val"]
 
 BLOCK_BYTES = 2 << 20
-HELD_OUT = 200  # one document in this many is for validation
-MIN_HELD_OUT = 20  # but this many of a small corpus, up to a tenth of it
 _MEMORY_BYTES = 1 << 29  # of decompressed text that a corpus may hold; larger files are streamed
 _LANES = 8  # places of one streamed file that are read side by side
 _WAVE = (
@@ -90,73 +84,54 @@ class Corpus:
 
     Args:
         path: Folder (read recursively), glob pattern or file.
-        kind: ``text`` or ``chat``.
-        check: Called with each item that is read; its ValueError becomes a UserError with file
-            and line.
     Raises: UserError if nothing is found or a file is malformed.
     """
 
-    def __init__(
-        self, path: Path | str, *, kind: Kind = "text", check: Callable[[Item], None] | None = None
-    ) -> None:
+    def __init__(self, path: Path | str) -> None:
         self.name = str(path)
-        self.kind = kind
-        self._check = check
         self.files: list[TextFile] = []
         memory_bytes = _MEMORY_BYTES
-        for file in find_files(path, kind):
-            self.files.append(open_file(file, kind, memory_bytes))
+        for file in find_files(path, FORMATS, "text"):
+            self.files.append(open_file(file, memory_bytes))
             memory_bytes -= self.files[-1].held_bytes
         self._limit = self._held_out_limit()
 
     def source(self, split: Split, *, seed: int = 0, block_bytes: int = BLOCK_BYTES) -> FileSource:
         return FileSource(self, split, seed, block_bytes)
 
-    def read(self, file: TextFile, segment: int, reader: Reader) -> Iterator[tuple[int, Item]]:
-        """(hash, item) of each document of a segment that is not blank."""
-        for where, value in file.read(segment, reader):
-            item = self._item(where, value)
-            if item is not None:
-                yield _hash(where, item), item
+    def read(self, file: TextFile, segment: int, reader: Reader) -> Iterator[tuple[int, str]]:
+        """(digest, text) of each document of a segment that is not blank."""
+        for where, text in file.read(segment, reader):
+            if text is not None and not isinstance(text, str):
+                raise UserError(
+                    f"data: {where}: 'text' must be a string, got {type(text).__name__}"
+                )
+            if not text or text.isspace():
+                continue
+            try:
+                digest = held_out.digest(text)
+            except ValueError as error:
+                raise UserError(f"data: {where}: {error}") from error
+            yield digest, text
 
     def is_held_out(self, digest: int) -> bool:
         return digest < self._limit
 
-    def _item(self, where: str, value: Any) -> Item:
-        """The item of a field's value; None for a blank document."""
-        if self.kind == "chat":
-            item: Item = {"messages": value}
-        elif value is None or isinstance(value, str):
-            item = value if value and not value.isspace() else None
-        else:
-            raise UserError(f"data: {where}: 'text' must be a string, got {type(value).__name__}")
-        if self._check is not None and item is not None:
-            try:
-                self._check(item)
-            except ValueError as error:
-                raise UserError(f"data: {where}: {error}") from error
-        return item
-
     def _held_out_limit(self) -> int:
-        """Hashes below it are held out; found from all hashes where one in 200 would be too few."""
-        limit = 2**64 // HELD_OUT
-        if sum(file.num_documents for file in self.files) >= HELD_OUT * MIN_HELD_OUT:
-            return limit
+        num_documents = sum(file.num_documents for file in self.files)
+        if held_out.is_large(num_documents):
+            return held_out.limit((), num_documents)
         reader = Reader()
-        digests = sorted(
-            {
-                digest
-                for file in self.files
-                for segment in range(len(file.sizes))
-                for digest, _ in self.read(file, segment, reader)
-            }
-        )
+        digests = [
+            digest
+            for file in self.files
+            for segment in range(len(file.sizes))
+            for digest, _ in self.read(file, segment, reader)
+        ]
         reader.close()
         if not digests:
             raise UserError(f"data: no document in {self.name}; every file is empty or blank")
-        if len(digests) == 1:
-            return 0
-        return digests[max(1, min(MIN_HELD_OUT, len(digests) // 10))]
+        return held_out.limit(digests, num_documents)
 
 
 class FileSource:
@@ -211,15 +186,3 @@ def _blocks(files: list[TextFile], seed: int, epoch: int, block_bytes: int) -> l
     ends = np.cumsum(np.concatenate(sizes)[line])
     block = (ends - ends[0]) // block_bytes
     return np.split(np.concatenate(pairs)[line], np.flatnonzero(np.diff(block)) + 1)
-
-
-def _hash(where: str, item: Item) -> int:
-    """64 bits of the text, or of the conversation in canonical JSON."""
-    text = item if isinstance(item, str) else json.dumps(item, sort_keys=True, ensure_ascii=False)
-    try:
-        data = text.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"data: {where}: \\ud800 to \\udfff alone is no character; remove it"
-        ) from error
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8, key=b"nanochat held-out").digest())

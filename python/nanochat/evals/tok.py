@@ -151,7 +151,7 @@ def _texts(config: TokEvalConfig) -> Iterator[tuple[str, list[str]]]:
     yield from ((name, [text]) for name, text in TEXTS.items())
     yield TINYWORLD, [tinyworld.document(i, split="val", seed=0) for i in range(NUM_DOCUMENTS)]
     if config.data != TINYWORLD:
-        corpus = Corpus(config.data, kind="text")
+        corpus = Corpus(config.data)
         yield "train", list(_head(corpus.source("train")))
         yield "val", list(_head(corpus.source("val")))
     yield from ((path.name, [_read(path)]) for path in config.text)

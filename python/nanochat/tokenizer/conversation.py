@@ -117,6 +117,21 @@ def render_prompt(tokenizer: Tokenizer, conversation: Conversation) -> list[int]
     return [*ids, tokenizer.assistant_start]
 
 
+def fit(
+    tokenizer: Tokenizer, ids: list[int], mask: list[int], max_tokens: int
+) -> tuple[list[int], list[int]]:
+    """What of a rendered conversation is kept in ``max_tokens``: its first exchanges, whole.
+
+    If not even one fits, the end of its reply is cut off, and with it assistant_end, so that
+    nobody learns to stop there. Nothing is kept if no target would be left.
+    """
+    if len(ids) <= max_tokens:
+        return (ids, mask) if any(mask) else ([], [])
+    ends = (i for i in range(max_tokens, 0, -1) if ids[i - 1] == tokenizer.assistant_end)
+    size = next(ends, max_tokens)
+    return (ids[:size], mask[:size]) if any(mask[:size]) else ([], [])
+
+
 def _with_system_glued(conversation: Conversation) -> list[Mapping[str, Any]]:
     """The turns; a system message goes in front of the first user message, a blank line between."""
     messages: list[Mapping[str, Any]] = conversation["messages"]

@@ -190,9 +190,11 @@ class Tokenizer:
     def render_conversation(
         self, conv: conversation.Conversation, max_tokens: int | None = None
     ) -> tuple[list[int], list[int]]:
-        """Ids and mask (1: learn) of a conversation, cut at ``max_tokens``; see conversation.py."""
+        """Ids and mask (1: learn) of a conversation, see conversation.py; with ``max_tokens``,
+        what :func:`conversation.fit` keeps of it.
+        """
         ids, mask = conversation.render(self, conv)
-        return ids[:max_tokens], mask[:max_tokens]
+        return (ids, mask) if max_tokens is None else conversation.fit(self, ids, mask, max_tokens)
 
     def render_prompt(self, conv: conversation.Conversation) -> list[int]:
         """Ids of a conversation that ends with a user's message, then assistant_start."""

@@ -6,16 +6,26 @@ first steps are not thrown away, from its optimizer moments.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import math
+import shlex
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from nanochat.checkpoint import load_model, load_train
+from nanochat.common.console import say
+from nanochat.common.errors import UserError
+from nanochat.common.paths import atomic_write
 from nanochat.common.ranks import compute_dtype
 from nanochat.common.ranks import ranks as join_ranks
+from nanochat.data import count_rows, lay_end_to_end
 from nanochat.optim import Schedule, build_groups
-from nanochat.train.inputs import TINYWORLD, chat_render, chat_sources
+from nanochat.train.inputs import TINYWORLD
+from nanochat.train.mixture import ChatInputs, Mixture, chat_inputs, parse_fill
 from nanochat.train.run import exclusive, is_done, result_options, run_dir
 from nanochat.train.stage import Batch, Stage, run_stage
+
+ENDLESS_STEPS = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,14 +36,19 @@ class ChatSFTConfig:
     """Name of the run: its folder is NANOCHAT_HOME/runs/<run>."""
     out: Path | None = None
     """Folder of the run, instead of --run."""
-    data: str = TINYWORLD
-    """tinyworld, or a folder, glob or file of .jsonl(.zst|.gz) whose rows have messages."""
+    data: tuple[str, ...] = (TINYWORLD,)
+    """Ingredients: tinyworld, tasks by name, folders, globs or files of .jsonl(.zst|.gz) and
+    .parquet; each may end in :TIMES or @ROWS, its weight (train/mixture.py)."""
+    fill: tuple[str, ...] = ()
+    """KEY=VALUE ...: what stands for {{KEY}} in the rows of files."""
     device_batch_size: int = 32
     """Rows of one micro-batch on one device; lower it when memory runs out."""
     total_batch_size: int = 524_288
     """Tokens of one optimizer step over all devices."""
-    num_iterations: int = 500
-    """Steps."""
+    num_epochs: int = 1
+    """Times to go through the mixture; tinyworld alone has no end and counts as 500 steps."""
+    num_iterations: int | None = None
+    """Steps, instead of --num-epochs."""
     lr_scale: float = 0.8
     """Factor on the learning rates that pretraining began with."""
     seed: int = 42
@@ -54,13 +69,27 @@ class ChatSFTConfig:
 def chat_sft(config: ChatSFTConfig) -> None:
     """Train, evaluate and save under ``<run>/sft``; continues there with ``resume``."""
     folder = run_dir(config.run, config.out)
-    options = result_options(config)
+    options = result_options(config) | {"data": shlex.join(config.data), "fill": list(config.fill)}
     with join_ranks(config.device) as ranks, exclusive(folder, is_main=ranks.is_main):
         if is_done(folder, "chat_sft", options):
             return
         dtype = compute_dtype(ranks.device, config.dtype)
         model, tokenizer, meta = load_model(folder / "base", device=ranks.device, dtype=dtype)
-        train_source, val_source = chat_sources(config.data, seed=config.seed)
+        batch = Batch(
+            total_batch_size=config.total_batch_size,
+            device_batch_size=config.device_batch_size,
+            seq_len=model.config.seq_len,
+        )
+        inputs = chat_inputs(
+            config.data,
+            tokenizer,
+            seq_len=batch.seq_len,
+            seed=config.seed,
+            fill=parse_fill(config.fill),
+        )
+        length = _length(config, inputs, batch, bos=tokenizer.bos)
+        if ranks.is_main and inputs.mixture is not None:
+            _tell(folder, inputs.mixture, length)
         stage = Stage(
             name="chat_sft",
             checkpoint="sft",
@@ -73,21 +102,49 @@ def chat_sft(config: ChatSFTConfig) -> None:
                 weight_decay=0.0,
             ),
             optimizer_state=load_train(folder / "base").tensors,
-            schedule=Schedule.linear(config.num_iterations, peak_lr=config.lr_scale),
-            train_source=train_source,
-            val_source=val_source,
-            render=chat_render(tokenizer),
-            batch=Batch(
-                total_batch_size=config.total_batch_size,
-                device_batch_size=config.device_batch_size,
-                seq_len=model.config.seq_len,
-            ),
+            schedule=Schedule.linear(length.num_steps, peak_lr=config.lr_scale),
+            train_source=inputs.train,
+            val_source=inputs.val,
+            render=lay_end_to_end,
+            batch=batch,
             seed=config.seed,
             eval_every=config.eval_every,
             eval_tokens=config.eval_tokens,
             save_every=config.save_every,
             lr_scale=meta["lr_scale"],
             options=options,
-            metrics={"num_parameters": model.config.num_parameters()},
+            metrics={"num_parameters": model.config.num_parameters()}
+            | ({} if length.num_epochs is None else {"num_epochs": length.num_epochs}),
         )
         run_stage(stage, folder, ranks, resume=config.resume)
+
+
+@dataclass(frozen=True)
+class _Length:
+    num_steps: int
+    num_epochs: float | None  # that these steps are; None where the data have no end
+
+
+def _length(config: ChatSFTConfig, inputs: ChatInputs, batch: Batch, *, bos: int) -> _Length:
+    """Raises: UserError if the data do not fill one step, and nobody said how many to take."""
+    if inputs.mixture is None:
+        return _Length(config.num_iterations or ENDLESS_STEPS, None)
+    rows_per_step = batch.total_batch_size // batch.seq_len
+    rows = count_rows(inputs.train, render=lay_end_to_end, bos=bos, seq_len=batch.seq_len)
+    if config.num_iterations is None and rows < rows_per_step:
+        raise UserError(
+            f"chat_sft: the data fill {rows} rows of {batch.seq_len} tokens, but a step takes "
+            f"{rows_per_step}; lower --total-batch-size, or give --num-iterations"
+        )
+    num_steps = config.num_iterations or math.ceil(config.num_epochs * rows / rows_per_step)
+    return _Length(num_steps, num_steps * rows_per_step / rows)
+
+
+def _tell(folder: Path, mixture: Mixture, length: _Length) -> None:
+    """Show the composition, and keep it beside the record."""
+    say(f"chat_sft: {length.num_steps} steps, {length.num_epochs:.3g} epochs of")
+    for line in mixture.lines():
+        say(line)
+    parts = [asdict(part) for part in mixture.parts]
+    body = {"num_epochs": length.num_epochs, "parts": parts}
+    atomic_write(folder / "chat_sft" / "mixture.json", json.dumps(body, indent=1) + "\n")

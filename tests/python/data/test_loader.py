@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from nanochat.common.errors import UserError
-from nanochat.data import GeneratedSource, Loader, LoaderState, Step, validation_rows
+from nanochat.data import GeneratedSource, Loader, LoaderState, Step, count_rows, validation_rows
 from nanochat.data.loader import _STEPS_AHEAD
-from nanochat.data.rendering import TokenBatch, render_chat, render_text
+from nanochat.data.rendering import TokenBatch, Tokens, lay_end_to_end, render_text
 
 BOS = 0
 SEQ_LEN = 24
@@ -279,31 +279,31 @@ def test_render_text_takes_what_the_tokenizer_gives() -> None:
     assert mask is None
 
 
-def test_render_chat_takes_the_bos_off() -> None:
-    rendered = {"a": ([BOS, 5, 6], [0, 0, 1]), "b": ([BOS], [1]), "c": ([BOS, 7], [0, 1])}
-    ids, offsets, mask = render_chat(lambda item: rendered[item], bos=BOS)(["a", "b", "c"])
+def test_tokens_are_laid_end_to_end() -> None:
+    def tokens(ids: list[int], mask: list[int]) -> Tokens:
+        return Tokens(np.array(ids, np.uint16), np.array(mask, np.bool_))
+
+    batch = lay_end_to_end([tokens([5, 6], [0, 1]), tokens([], []), tokens([7], [1])])
+    ids, offsets, mask = batch
     assert mask is not None
     assert (ids.tolist(), offsets.tolist(), mask.tolist()) == (
         [5, 6, 7],
         [0, 2, 2, 3],
         [False, True, True],
     )
-    assert (ids.dtype, offsets.dtype, mask.dtype) == (np.int32, np.int64, np.bool_)
+    assert (ids.dtype, offsets.dtype, mask.dtype) == (np.uint16, np.int64, np.bool_)
+    assert len(lay_end_to_end([]).offsets) == 1
 
 
-@pytest.mark.parametrize(
-    ("rendered", "message"),
-    [
-        (([5, 6], [0, 1]), r"must begin with BOS \(0\), got \[5, 6\]"),
-        (([], []), r"must begin with BOS \(0\), got \[\]"),
-        (([BOS, 1, 2], [0, 1]), "mask must have 3 entries, got 2"),
-    ],
-)
-def test_render_chat_tells_a_bad_conversation(
-    rendered: tuple[list[int], list[int]], message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        render_chat(lambda item: rendered, bos=BOS)([{}])
+def test_rows_of_an_epoch_are_counted() -> None:
+    options: dict[str, Any] = {"render": render, "bos": BOS, "seq_len": SEQ_LEN}
+    num_rows = 0
+    with loader(rows_per_step=1, device_rows=1) as steps:
+        for step in steps:
+            num_rows += 1
+            if step.state["block"] == 3:
+                break
+    assert count_rows(Numbers(), **options) == num_rows > 10
 
 
 def test_validation_rows_are_fixed() -> None:

@@ -239,37 +239,6 @@ def test_glob_and_unsupported_files(tmp_path: Path) -> None:
     assert sorted(both_splits(Corpus(tmp_path))) == ["one", "three", "two"]
 
 
-def conversation(question: str) -> dict[str, Any]:
-    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": "yes"}]
-    return {"messages": messages}
-
-
-def test_chat(tmp_path: Path) -> None:
-    rows = [conversation(f"question {i}") for i in range(30)]
-    text = "".join(json.dumps(row | {"id": 1}) + "\n" for row in rows)
-    (tmp_path / "a.jsonl").write_text(text)
-    pq.write_table(
-        pa.table({"messages": [row["messages"] for row in rows]}), tmp_path / "b.parquet"
-    )
-    (tmp_path / "notes.txt").write_text("ignored")
-    for name in ("a.jsonl", "b.parquet"):
-        got = both_splits(Corpus(tmp_path / name, kind="chat"))
-        assert sorted(map(json.dumps, got)) == sorted(map(json.dumps, rows))
-
-
-def test_check_names_file_and_line(tmp_path: Path) -> None:
-    bad = {"messages": [{"role": "assistant", "content": "hi"}]}
-    rows = [conversation("a"), bad]
-    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
-
-    def check(item: Any) -> None:
-        if item["messages"][0]["role"] != "user":
-            raise ValueError("conversation: message 1 must come from user, got assistant")
-
-    with pytest.raises(UserError, match=r"a\.jsonl:2: conversation: message 1 must come from user"):
-        Corpus(tmp_path, kind="chat", check=check)
-
-
 def corrupt(path: Path, data: bytes) -> Path:
     path.write_bytes(data)
     return path
@@ -348,8 +317,6 @@ def test_nothing_to_read(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no supported file for text in"):
         Corpus(tmp_path)
     (tmp_path / "a.txt").write_text("no conversation")
-    with pytest.raises(UserError, match=r"no supported file for chat in .*\.jsonl or \.parquet"):
-        Corpus(tmp_path, kind="chat")
 
 
 def test_items_of_a_generated_source() -> None:

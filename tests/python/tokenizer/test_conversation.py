@@ -91,11 +91,33 @@ def test_special_tokens_in_messages_are_text(tokenizer: Tokenizer) -> None:
     assert ids.count(tokenizer.user_end) == ids.count(tokenizer.assistant_start) == 1
 
 
-@pytest.mark.parametrize("max_tokens", [0, 1, 5, 8, 9, 10, 1000])
-def test_cut_at_max_tokens(tokenizer: Tokenizer, max_tokens: int) -> None:
-    ids, mask = tokenizer.render_conversation(chat(USER, ASSISTANT))
-    cut = tokenizer.render_conversation(chat(USER, ASSISTANT), max_tokens=max_tokens)
-    assert cut == (ids[:max_tokens], mask[:max_tokens])
+@pytest.mark.parametrize(
+    ("max_tokens", "kept"),
+    [
+        *((n, 17) for n in (17, 18, 1000)),  # all
+        *((n, 9) for n in (9, 10, 15, 16)),  # the first exchange, whole
+        (8, 8),  # its reply without assistant_end
+        (7, 7),  # a letter of it
+        *((n, 0) for n in (0, 1, 6)),  # no target would be left
+    ],
+)
+def test_what_is_kept_of_a_long_conversation(max_tokens: int, kept: int) -> None:
+    tokenizer = Tokenizer([bytes([i]) for i in range(256)])
+    conversation = chat(USER, ASSISTANT, USER, ASSISTANT)
+    ids, mask = tokenizer.render_conversation(conversation)
+    assert len(ids) == 17
+    cut = tokenizer.render_conversation(conversation, max_tokens)
+    assert cut == (ids[:kept], mask[:kept])
+
+
+def test_a_question_behind_the_last_exchange_that_fits_is_not_kept() -> None:
+    tokenizer = Tokenizer([bytes([i]) for i in range(256)])
+    long = chat(USER, ASSISTANT, {"role": "user", "content": "x" * 50}, ASSISTANT)
+    ids, mask = tokenizer.render_conversation(long)
+    assert tokenizer.render_conversation(long, 40) == (ids[:9], mask[:9])
+    question_only = chat({"role": "user", "content": "x" * 50}, ASSISTANT)
+    assert tokenizer.render_conversation(question_only, 54) == ([], [])
+    assert tokenizer.render_conversation(chat(USER), 54) == ([], [])
 
 
 def test_prompt_ends_where_the_assistant_speaks(tokenizer: Tokenizer) -> None:
