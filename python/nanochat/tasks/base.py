@@ -10,6 +10,7 @@ from nanochat.data.tinyworld.draw import Split
 
 Message = dict[str, Any]
 Kind = Literal["multiple_choice", "generative"]
+Verdict = Literal["right", "wrong", "unanswered", "timeout"]  # unanswered: nothing to grade
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,17 @@ class Example:
         reference: An assistant message that is right, tool calls included.
         check: Whether the text of a reply is right. The text may hold tool calls and results too.
         choices: For multiple choice, the replies to choose from.
+        group: What to break a score down by, the subject for example.
+        grade: A check that also knows why a reply is not right. It may take seconds and wait for
+            other processes, so it is called from threads.
     """
 
     messages: tuple[Message, ...]
     reference: Message
     check: Callable[[str], bool]
     choices: tuple[str, ...] = ()
+    group: str = ""
+    grade: Callable[[str], Verdict] | None = None
 
     @property
     def answer(self) -> int:
@@ -37,6 +43,17 @@ class Example:
     def prompt(self) -> dict[str, Any]:
         """The conversation to complete, as the tokenizer renders it."""
         return {"messages": list(self.messages)}
+
+    @property
+    def conversation(self) -> dict[str, Any]:
+        """The conversation with the reference as its last message, to learn from."""
+        return {"messages": [*self.messages, self.reference]}
+
+    def verdict(self, reply: str) -> Verdict:
+        """What the text of a reply is worth, by ``grade`` if there is one, else by ``check``."""
+        if self.grade is not None:
+            return self.grade(reply)
+        return "right" if self.check(reply) else "wrong"
 
 
 class Task(Protocol):
@@ -52,5 +69,20 @@ class Task(Protocol):
     def chance(self) -> float: ...
 
     def examples(self, split: Split, *, n: int, seed: int) -> list[Example]:
-        """``n`` examples with different prompts, or as many as the split has."""
+        """``n`` examples drawn by ``seed``, or as many as the split has."""
         ...
+
+
+def ask(text: str) -> tuple[Message, ...]:
+    """A conversation of one question."""
+    return ({"role": "user", "content": text},)
+
+
+def graded(
+    messages: tuple[Message, ...],
+    content: str | list[dict[str, str]],
+    grade: Callable[[str], Verdict],
+) -> Example:
+    """An example that ``grade`` decides; ``content`` is the reference's."""
+    reference = {"role": "assistant", "content": content}
+    return Example(messages, reference, lambda reply: grade(reply) == "right", grade=grade)

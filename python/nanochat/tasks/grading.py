@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from decimal import Decimal
+
+from nanochat.tasks.base import Verdict
 
 Check = Callable[[str], bool]
 
+MARKER = "####"  # stands before the final answer
 _NUMBER = re.compile(r"-?\d+")
+_AMOUNT = re.compile(r"[-+]?\$?\s?((?:\d[\d,]*)?\.?\d+)", re.ASCII)
 _SPELLED = re.compile(r"\b\w(?:-\w)+\b")
 
 
@@ -23,6 +28,31 @@ def is_exactly(answer: str) -> Check:
 def ends_with_number(answer: str) -> Check:
     """The last number of the reply is ``answer``."""
     return lambda reply: _NUMBER.findall(reply)[-1:] == [answer]
+
+
+def number_behind_marker(text: str) -> Decimal | None:
+    """The number that follows the last ####; $ and commas between digits are left out.
+
+    ``#### $1,234.50.`` is 1234.5. None if there is no marker, or no number behind it.
+    """
+    _, marker, tail = text.rpartition(MARKER)
+    found = _AMOUNT.search(tail) if marker else None
+    if found is None:
+        return None
+    number = Decimal(found[1].replace(",", ""))
+    return -number if found[0].startswith("-") else number
+
+
+def numbers_match(answer: Decimal) -> Callable[[str], Verdict]:
+    """Grades the number behind the reply's last ####: 18 is 18.0, and none is unanswered."""
+
+    def grade(reply: str) -> Verdict:
+        number = number_behind_marker(reply)
+        if number is None:
+            return "unanswered"
+        return "right" if number == answer else "wrong"
+
+    return grade
 
 
 def spells(answer: str) -> Check:
