@@ -34,7 +34,7 @@ def probe() -> Hardware:
     properties = [torch.cuda.get_device_properties(i) for i in range(count)]
     return Hardware(
         cpu=_cpu_name(),
-        num_cores=_num_cores(),
+        num_cores=num_cores(),
         memory_gib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
         gpus=tuple(p.name for p in properties),
         gpu_memory_gib=min((p.total_memory / 2**30 for p in properties), default=0.0),
@@ -46,7 +46,8 @@ def probe() -> Hardware:
     )
 
 
-def _num_cores() -> int:
+def num_cores() -> int:
+    """Processors that this process may run on."""
     if hasattr(os, "sched_getaffinity"):  # Linux: respects taskset and cpusets
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
