@@ -1,50 +1,65 @@
 """Accuracy on tasks, with the interval that the number of examples allows.
 
-Multiple choice compares how likely each choice is as a reply, a letter or a few words, one forward
-pass per batch of prompts of similar length. Generative prompts are answered by the engine,
-greedily and with tools, and the task's own rule reads the reply. A prompt that does not fit the
-context counts as wrong and is reported. Ranks share the examples when a process group is up.
+Multiple choice compares how likely each choice is as a reply (choices.py). Generative prompts are
+answered by the engine, greedily or several times at a temperature, with tools, and the task's own
+rule reads the replies (generation.py). What cannot be asked or graded is wrong, and counted: rows
+of a set that are malformed, prompts longer than the context, replies without an answer, code that
+never ends. Ranks share the examples when a process group is up.
 """
 
 from __future__ import annotations
 
-import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
-import torch
 import torch.distributed as dist
 
 from nanochat.common.record import Measure
 from nanochat.data.tinyworld.draw import Split
-from nanochat.engine import Completion, Engine, Sampling
-from nanochat.model import GPT
+from nanochat.engine import Engine, Sampling
+from nanochat.engine.sampling import MAX_SEED
+from nanochat.evals.choices import choose
+from nanochat.evals.generation import answer
+from nanochat.evals.records import Record
+from nanochat.evals.statistics import mean_interval, pass_at_k, wilson_interval
 from nanochat.tasks import Example, Task
-
-CHOICE_TOKENS = 16_384  # of a forward pass over multiple-choice prompts, padding included
-GENERATE_AT_ONCE = 64  # prompts handed to the engine between two reports of progress
+from nanochat.tasks.rows import RowTask
 
 Progress = Callable[[str, int, int], None]  # task, examples done, examples of this rank
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalResult:
-    """One task on one model. ``records`` has a JSON object per example, in order."""
+    """One task on one model. ``records`` has a JSON object per example, in order.
+
+    Attributes:
+        num_correct: Right samples, of ``num_samples`` for each example.
+        num_too_long: Examples that did not fit the context.
+        num_unanswered: Samples without a number, a letter or code to grade.
+        num_timeouts: Samples whose code did not end in time.
+        num_malformed, num_duplicates: Of the whole split: rows that are not among the examples, and
+            examples whose prompt was there before.
+    """
 
     name: str
     num_examples: int
     num_correct: int
-    num_too_long: int  # did not fit the context; counted as wrong
+    num_too_long: int
     chance: float
     seconds: float
     records: tuple[Record, ...]
+    num_samples: int = 1
+    num_unanswered: int = 0
+    num_timeouts: int = 0
+    num_malformed: int = 0
+    num_duplicates: int = 0
 
     @property
     def accuracy(self) -> float:
-        return self.num_correct / self.num_examples
+        """Share of right samples: with several of each example, the mean of pass@1."""
+        return self.num_correct / (self.num_examples * self.num_samples)
 
     @property
     def centred(self) -> float:
@@ -53,7 +68,9 @@ class EvalResult:
 
     @property
     def interval(self) -> tuple[float, float]:
-        return wilson_interval(self.num_correct, self.num_examples)
+        if self.num_samples == 1:
+            return wilson_interval(self.num_correct, self.num_examples)
+        return mean_interval([record["correct"] / self.num_samples for record in self.records])
 
     @property
     def measure(self) -> Measure:
@@ -65,23 +82,30 @@ class EvalResult:
             high=high,
             chance=self.chance,
             num_examples=self.num_examples,
+            num_malformed=self.num_malformed,
+            num_too_long=self.num_too_long,
+            num_unanswered=self.num_unanswered,
         )
+
+    def pass_at(self, k: int) -> float:
+        """Chance that one of ``k`` samples is right, mean over the examples."""
+        passes = [pass_at_k(self.num_samples, int(r["correct"]), k) for r in self.records]
+        return sum(passes) / len(passes)
+
+    @property
+    def groups(self) -> dict[str, tuple[int, int]]:
+        """Right samples and all samples of each group, by name; empty if the task has none."""
+        found: dict[str, tuple[int, int]] = {}
+        for record in self.records:
+            if group := record.get("group"):
+                right, total = found.get(group, (0, 0))
+                found[group] = (right + int(record["correct"]), total + self.num_samples)
+        return dict(sorted(found.items()))
 
 
 def mean_centred(results: Sequence[EvalResult]) -> float:
     """The one number for a list of tasks: the mean of their centred accuracies."""
     return sum(result.centred for result in results) / len(results)
-
-
-def wilson_interval(num_correct: int, num_examples: int) -> tuple[float, float]:
-    """95 % interval of a proportion; sound for few examples and near 0 and 1.
-
-    Source: Wilson, JASA 22 (1927); Brown, Cai and DasGupta, Statistical Science 16 (2001).
-    """
-    z, n, p = 1.959964, num_examples, num_correct / num_examples
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def run_tasks(
@@ -91,6 +115,9 @@ def run_tasks(
     split: Split = "val",
     num_examples: int = 200,
     max_tokens: int = 128,
+    num_samples: int = 1,
+    temperature: float = 0.0,
+    top_k: int | None = None,
     seed: int = 0,
     on_progress: Progress | None = None,
 ) -> list[EvalResult]:
@@ -99,143 +126,99 @@ def run_tasks(
     Args:
         num_examples: Of each task, or as many as its split has.
         max_tokens: Longest reply to a generative prompt.
+        num_samples: Replies to each generative prompt, for pass@k.
+        temperature, top_k: Of those replies; as in :class:`nanochat.engine.Sampling`.
+        seed: Of the choice of examples, and of the replies.
         on_progress: Called with the task's name, examples done, examples to do on this rank.
-    Raises: ValueError if a task has no examples, or choices that are not one token each.
+    Raises: ValueError if a task has no examples, or several samples are asked for greedily.
     """
-    results = []
-    for task in tasks:
-        started = time.perf_counter()
-        examples = task.examples(split, n=num_examples, seed=seed)
-        if not examples:
-            raise ValueError(f"tasks: {task.name} must have examples in {split}, got none")
-        rank, world_size = (dist.get_rank(), dist.get_world_size()) if _is_distributed() else (0, 1)
-        share = examples[rank::world_size]
-
-        def report(num_done: int, name: str = task.name, total: int = len(share)) -> None:
-            if on_progress is not None:
-                on_progress(name, num_done, total)
-
-        ask = _choose if task.kind == "multiple_choice" else _generate
-        replies = ask(engine, share, max_tokens, report)
-        records = [
-            {
-                "task": task.name,
-                "index": rank + i * world_size,
-                "prompt": example.messages[-1]["content"],
-                "reference": _text_of(example.reference["content"]),
-                "correct": bool(reply["reason"] != TOO_LONG and example.check(reply["text"])),
-                **reply,
-            }
-            for i, (example, reply) in enumerate(zip(share, replies, strict=True))
-        ]
-        records = sorted(_gather(records), key=lambda record: int(record["index"]))
-        results.append(
-            EvalResult(
-                name=task.name,
-                num_examples=len(records),
-                num_correct=sum(record["correct"] for record in records),
-                num_too_long=sum(record["reason"] == TOO_LONG for record in records),
-                chance=task.chance,
-                seconds=time.perf_counter() - started,
-                records=tuple(records),
-            )
-        )
-    return results
-
-
-TOO_LONG = "too_long"  # the reason of a reply that was never asked for
-_UNASKED: Record = {"text": "", "reason": TOO_LONG}
-
-
-def _choose(
-    engine: Engine, examples: Sequence[Example], _: int, report: Callable[[int], None]
-) -> list[Record]:
-    """For each example the choice that is the likeliest reply to the prompt."""
-    tokenizer, model = engine.tokenizer, engine.model
-    if model is None:
-        raise ValueError("tasks: choices are scored by the PyTorch model; make the engine from it")
-    prompts = [tokenizer.render_prompt(example.prompt) for example in examples]
-    rows = [
-        (i, c, prompt, tokenizer.encode(choice))
-        for i, (example, prompt) in enumerate(zip(examples, prompts, strict=True))
-        for c, choice in enumerate(example.choices)
-    ]
-    limit = engine.context + 1  # the last token of a reply is only predicted
-    too_long = {i for i, _, prompt, reply in rows if len(prompt) + len(reply) > limit}
-    rows = sorted((row for row in rows if row[0] not in too_long), key=lambda row: len(row[2]))
-    scores = [[0.0] * len(example.choices) for example in examples]
-    while rows:
-        # Longest first: the first batch decides the memory.
-        size = max(1, CHOICE_TOKENS // len(rows[-1][2]))
-        batch, rows = rows[-size:], rows[:-size]
-        nats = reply_nats(model, [row[2:] for row in batch], pad=tokenizer.bos)
-        for (i, c, _prompt, _reply), value in zip(batch, nats.tolist(), strict=True):
-            scores[i][c] = value
-        report(len(examples) - len({i for i, *_ in rows}))
+    if num_samples > 1 and temperature == 0:
+        raise ValueError("tasks: several samples need a temperature above 0, else they are one")
     return [
-        dict(_UNASKED)
-        if i in too_long
-        else {"text": example.choices[min_index(scores[i])], "reason": "stop"}
-        for i, example in enumerate(examples)
+        _run(
+            engine,
+            task,
+            split=split,
+            num_examples=num_examples,
+            sampling=Sampling(
+                max_tokens=max_tokens, temperature=temperature, top_k=top_k, seed=seed
+            ),
+            num_samples=1 if task.kind == "multiple_choice" else num_samples,
+            on_progress=on_progress,
+        )
+        for task in tasks
     ]
 
 
-def min_index(values: Sequence[float]) -> int:
-    """Index of the smallest, the first of equals."""
-    return min(range(len(values)), key=values.__getitem__)
+def _run(
+    engine: Engine,
+    task: Task,
+    *,
+    split: Split,
+    num_examples: int,
+    sampling: Sampling,
+    num_samples: int,
+    on_progress: Progress | None,
+) -> EvalResult:
+    started = time.perf_counter()
+    assert sampling.seed is not None
+    examples = task.examples(split, n=num_examples, seed=sampling.seed)
+    if not examples:
+        raise ValueError(f"tasks: {task.name} must have examples in {split}, got none")
+    rank, world_size = (dist.get_rank(), dist.get_world_size()) if _is_distributed() else (0, 1)
+    indices = range(rank, len(examples), world_size)
+    share = [examples[i] for i in indices]
+
+    def report(num_done: int) -> None:
+        if on_progress is not None:
+            on_progress(task.name, num_done, len(share))
+
+    if task.kind == "multiple_choice":
+        replies = [[reply] for reply in choose(engine, share, report)]
+    else:
+        # Each prompt has noise of its own, whichever rank asks it.
+        samplings = [replace(sampling, seed=(sampling.seed + i) % MAX_SEED) for i in indices]
+        replies = answer(engine, share, samplings, num_samples=num_samples, report=report)
+    records = _gather(
+        [
+            _record(task.name, index, example, samples)
+            for index, example, samples in zip(indices, share, replies, strict=True)
+        ]
+    )
+    records.sort(key=lambda record: int(record["index"]))
+    verdicts = Counter(
+        sample["verdict"] for record in records for sample in record.get("samples", [record])
+    )
+    loaded = task.load(split) if isinstance(task, RowTask) else None
+    return EvalResult(
+        name=task.name,
+        num_examples=len(records),
+        num_correct=verdicts["right"],
+        num_too_long=verdicts["too_long"] // num_samples,
+        num_unanswered=verdicts["unanswered"],
+        num_timeouts=verdicts["timeout"],
+        num_malformed=loaded.num_malformed if loaded else 0,
+        num_duplicates=loaded.num_duplicates if loaded else 0,
+        num_samples=num_samples,
+        chance=task.chance,
+        seconds=time.perf_counter() - started,
+        records=tuple(records),
+    )
 
 
-@torch.no_grad()
-def reply_nats(
-    model: GPT, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, pad: int
-) -> torch.Tensor:
-    """-log p of each reply after its prompt, nats, (B,) fp32 on the host; pairs of token ids."""
-    width = max(len(prompt) + len(reply) for prompt, reply in pairs) - 1
-    ids = torch.full((len(pairs), width), pad)
-    targets = torch.full((len(pairs), width), -1)
-    for row, target, (prompt, reply) in zip(ids, targets, pairs, strict=True):
-        whole = torch.tensor([*prompt, *reply])
-        row[: len(whole) - 1] = whole[:-1]  # what is right of a reply is never seen by it
-        target[len(prompt) - 1 : len(whole) - 1] = whole[len(prompt) :]
-    device = next(model.parameters()).device
-    return model.nats(ids.to(device), targets.to(device)).sum(dim=1).cpu()
-
-
-def _generate(
-    engine: Engine, examples: Sequence[Example], max_tokens: int, report: Callable[[int], None]
-) -> list[Record]:
-    """The engine's greedy reply to each example."""
-    sampling = Sampling(max_tokens=max_tokens, temperature=0.0, seed=0)
-    prompts = [engine.tokenizer.render_prompt(example.prompt) for example in examples]
-    replies = [dict(_UNASKED) for _ in examples]
-    fitting = [i for i, prompt in enumerate(prompts) if len(prompt) < engine.context]
-    num_done = len(prompts) - len(fitting)
-    for start in range(0, len(fitting), GENERATE_AT_ONCE):
-        asked = fitting[start : start + GENERATE_AT_ONCE]
-        completions = engine.generate([prompts[i] for i in asked], sampling)
-        for i, completion in zip(asked, completions, strict=True):
-            parts = content_parts(completion)
-            replies[i] = {"text": completion.text, "reason": completion.reason}
-            if any(part["type"] != "text" for part in parts):
-                replies[i]["parts"] = parts
-        num_done += len(asked)
-        report(num_done)
-    return replies
-
-
-_PART_OF_PIECE = {"text": "text", "tool_call": "python", "tool_output": "python_output"}
-
-
-def content_parts(completion: Completion) -> list[dict[str, str]]:
-    """The reply as content of an assistant message; neighbouring stretches of text are joined."""
-    parts: list[dict[str, str]] = []
-    for piece in completion.pieces:
-        kind = _PART_OF_PIECE[piece.kind]
-        if kind == "text" and parts and parts[-1]["type"] == "text":
-            parts[-1]["text"] += piece.text
-        else:
-            parts.append({"type": kind, "text": piece.text})
-    return parts
+def _record(task: str, index: int, example: Example, samples: Sequence[Record]) -> Record:
+    record: Record = {
+        "task": task,
+        "index": index,
+        "prompt": example.messages[-1]["content"],
+        "reference": _text_of(example.reference["content"]),
+    }
+    if example.group:
+        record["group"] = example.group
+    if len(samples) == 1:
+        return {**record, "correct": samples[0]["verdict"] == "right", **samples[0]}
+    num_correct = sum(sample["verdict"] == "right" for sample in samples)
+    return {**record, "correct": num_correct, "samples": list(samples)}
 
 
 def _text_of(content: str | Sequence[Mapping[str, str]]) -> str:

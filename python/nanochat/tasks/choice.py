@@ -46,7 +46,7 @@ def choice_example(row: Row) -> Example:
         answer = row.get("gold" if is_core else "answer")
     else:
         key = row.get("answerKey")
-        answer = labels.index(key) if isinstance(labels, list) and key in labels else key
+        answer = labels.index(key) if isinstance(labels, list) and key in labels else None
     if type(answer) is not int or not 0 <= answer < len(choices):
         raise ValueError(f"row: the answer must be one of {len(choices)} choices, got {answer!r}")
     subject = row.get("subject", "")

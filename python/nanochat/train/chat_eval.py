@@ -16,7 +16,8 @@ from nanochat.common.ranks import compute_dtype, default_device
 from nanochat.common.record import Measure, now
 from nanochat.engine import Engine, Sampling
 from nanochat.evals.stories import story_bpb
-from nanochat.evals.tasks import EvalResult, content_parts, mean_centred, run_tasks
+from nanochat.evals.generation import content_parts
+from nanochat.evals.tasks import EvalResult, mean_centred, run_tasks
 from nanochat.tasks import TASKS
 from nanochat.tokenizer import Tokenizer
 from nanochat.train.run import (

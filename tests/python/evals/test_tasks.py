@@ -10,15 +10,11 @@ import pytest
 import torch
 
 from nanochat.engine import Completion, Engine, Piece, Sampling, Usage
-from nanochat.evals import tasks as evals
-from nanochat.evals.tasks import (
-    EvalResult,
-    content_parts,
-    mean_centred,
-    reply_nats,
-    run_tasks,
-    wilson_interval,
-)
+from nanochat.evals import choices as evals
+from nanochat.evals.choices import reply_nats
+from nanochat.evals.generation import content_parts
+from nanochat.evals.statistics import wilson_interval
+from nanochat.evals.tasks import EvalResult, mean_centred, run_tasks
 from nanochat.model import GPT
 from nanochat.tasks import TASKS, Example, Kind
 from nanochat.tokenizer import Tokenizer
