@@ -169,6 +169,14 @@ void bind_engine(py::module_& m) {
           arg("prompt"), py::kw_only(), arg("temperature"), arg("top_k"), arg("top_p"),
           arg("min_p"), arg("repetition_penalty"), arg("logprobs"), arg("seed"), arg("sample"),
           arg("max_tokens"), arg("stop_ids"), arg("pause_ids"))
+      .def(
+          "load_weights",
+          [](Engine& self, const py::dict& tensors) {
+            const engine::Tensors views = tensors_from(tensors);
+            const py::gil_scoped_release release;
+            self.load_weights(views);
+          },
+          arg("tensors"), "Other weights of the same config, in place; while nothing runs.")
       .def("cancel", &Engine::cancel, arg("id"))
       .def("resume", &Engine::resume, arg("id"), arg("tokens"))
       .def("wait", &wait, arg("seconds"),

@@ -118,21 +118,35 @@ void Engine::close() {
   std::call_once(joined_, [this] { thread_.join(); });
 }
 
+Engine::Guest::Guest(Engine& host) : host_(host) {
+  const std::scoped_lock lock(host_.mutex_);
+  ++host_.num_guests_;
+}
+
+Engine::Guest::~Guest() {
+  const std::scoped_lock lock(host_.mutex_);
+  --host_.num_guests_;
+  host_.work_.notify_one();
+}
+
+void Engine::load_weights(const Tensors& tensors) {
+  const Guest guest(*this);
+  const std::scoped_lock lock(step_mutex_);
+  events_.clear();
+  take_commands();  // a request that was cancelled ends here
+  const size_t num_requests = running_.size() + waiting_.size();
+  if (num_requests == 0) cache_.clear();
+  publish();
+  if (num_requests > 0) {
+    throw std::runtime_error(concat("engine: weights can be replaced when nothing runs, got ",
+                                    num_requests, " requests; wait for them or cancel them"));
+  }
+  model_->load(tensors);
+}
+
 void Engine::logits(std::span<const int32_t> tokens, float* out) {
   check(!tokens.empty() && static_cast<int>(tokens.size()) <= options_.context,
         "engine: logits take 1 to ", options_.context, " tokens, got ", tokens.size());
-  struct Guest {  // whom the next step waits for: a mutex alone would go to the thread that had it
-    explicit Guest(Engine& host) : engine(host) {
-      const std::scoped_lock lock(engine.mutex_);
-      ++engine.num_guests_;
-    }
-    ~Guest() {
-      const std::scoped_lock lock(engine.mutex_);
-      --engine.num_guests_;
-      engine.work_.notify_one();
-    }
-    Engine& engine;
-  };
   const Guest guest(*this);
   const std::scoped_lock lock(step_mutex_);
   // Opened with its first token alone, it finds nothing in the cache: every position is computed.
@@ -245,18 +259,26 @@ void Engine::step() {
     num_bytes += options_.weight_bytes * burst;
     draw(chunks, burst);
   }
+  {
+    const std::scoped_lock lock(mutex_);
+    statistics_.num_computed += num_computed;
+    statistics_.num_bytes += num_bytes;
+    if (num_computed > 0) {
+      statistics_.num_steps += burst;
+      statistics_.step_seconds += seconds_now() - started;
+    }
+  }
+  publish();
+}
+
+// Counts what there is, and passes the events of the step on.
+void Engine::publish() {
   const std::scoped_lock lock(mutex_);
   statistics_.num_queued = static_cast<int64_t>(waiting_.size() + submitted_.size());
   statistics_.num_running = static_cast<int64_t>(running_.size());
   statistics_.num_pages = cache_.num_pages();
   statistics_.num_free_pages = cache_.num_free();
   statistics_.num_idle_pages = cache_.num_idle();
-  statistics_.num_computed += num_computed;
-  statistics_.num_bytes += num_bytes;
-  if (num_computed > 0) {
-    statistics_.num_steps += burst;
-    statistics_.step_seconds += seconds_now() - started;
-  }
   if (events_.empty()) return;
   std::move(events_.begin(), events_.end(), std::back_inserter(published_));
   events_.clear();

@@ -98,6 +98,10 @@ class Engine {
   [[nodiscard]] Statistics statistics();
   // Softcapped logits (tokens, vocab_size), computed between two steps.
   void logits(std::span<const int32_t> tokens, float* out);
+  // Other weights in place of the model's; keys and values of those before are forgotten. What is
+  // submitted meanwhile waits for the new ones. Throws std::runtime_error while there are requests,
+  // and what Model::load throws.
+  void load_weights(const Tensors& tensors);
   [[nodiscard]] int vocab_size() const { return options_.vocab_size; }
   // Ends all requests as cancelled, then the thread.
   void close();
@@ -105,6 +109,18 @@ class Engine {
   [[nodiscard]] std::string failure();
 
  private:
+  // Wants the model between two steps: the next one waits for it. A mutex alone would go to the
+  // thread that had it.
+  class Guest {
+   public:
+    explicit Guest(Engine& host);
+    ~Guest();
+    Guest(const Guest&) = delete;
+    Guest& operator=(const Guest&) = delete;
+
+   private:
+    Engine& host_;
+  };
   struct Sequence {
     int64_t id = 0;
     Request request;
@@ -145,7 +161,7 @@ class Engine {
   void draw(std::span<const Chunk> chunks, int burst);
   bool take(Sequence& sequence, const Drawn& drawn, Event& event);
   void end(Sequence& sequence, Finish finish, Event event);
-  void publish(Event event);
+  void publish();
   void fail(const std::string& reason);
   void leave_slot(Sequence& sequence);
 

@@ -67,6 +67,11 @@ class Model {
                       std::span<Drawn> drawn);
 
   virtual void copy_page(int32_t from, int32_t to) = 0;
+
+  // Other weights of the same config, into the memory of those before. Throws
+  // std::invalid_argument for tensors that are missing or of another shape; nothing is changed
+  // then.
+  virtual void load(const Tensors& tensors) = 0;
 };
 
 }  // namespace nanochat::engine

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <functional>
 
 #include "common/check.h"
 
@@ -56,21 +57,6 @@ class Source {
   const Tensors& tensors_;
 };
 
-HugeArray<char> copy_rows(const TensorView& table, Precision precision) {
-  const int64_t n = table.sizes[0] * table.sizes[1];
-  HugeArray<char> out(static_cast<size_t>(n) * (precision == Precision::kFloat32 ? 4 : 2));
-  for (int64_t i = 0; i < n; ++i) {
-    const float x =
-        table.dtype == DType::kBFloat16 ? to_float(table.as<BFloat16>()[i]) : table.as<float>()[i];
-    if (precision == Precision::kFloat32) {
-      reinterpret_cast<float*>(&out[0])[i] = x;
-    } else {
-      reinterpret_cast<BFloat16*>(&out[0])[i] = to_bfloat16(x);
-    }
-  }
-  return out;
-}
-
 float sigmoid(float x) {
   return 1.0f / (1.0f + std::exp(-x));
 }
@@ -93,47 +79,13 @@ CpuModel::CpuModel(const ModelConfig& config, const Tensors& tensors, const CpuO
       precision_(options.precision),
       kernels_(kernels(options.isa, options.precision)),
       team_(options.num_threads) {
-  const Source source(tensors);
-  const int64_t C = config.n_embd, D = config.head_dim, V = config.vocab_size;
-  const int64_t q_width = config.n_head * D, kv_width = config.n_kv_head * D;
+  const int64_t C = config.n_embd, D = config.head_dim;
   if (C % kBlockColumns != 0 || config.mlp_width % kBlockColumns != 0) {
     throw Unsupported(concat("engine: widths must be multiples of ", kBlockColumns, ", got n_embd ",
                              C, " and mlp ", config.mlp_width, "; take the torch backend"));
   }
-  const auto pack = [&](std::initializer_list<TensorView> matrices) {
-    return PackedMatrix(std::vector<TensorView>(matrices), precision_);
-  };
-  const auto table = [&](const std::string& name, int64_t width) {
-    return Table{copy_rows(source.table(name, V, width), precision_), width};
-  };
-  embedding_ = table("transformer.wte.weight", C);
-  lm_head_ = pack({source.table("lm_head.weight", V, C)});
   layers_.resize(static_cast<size_t>(config.n_layer));
-  for (size_t l = 0; l < layers_.size(); ++l) {
-    const std::string prefix = "transformer.h." + std::to_string(l) + ".";
-    const std::string attn = prefix + "attn.";
-    Layer& layer = layers_[l];
-    layer.qkv = pack({source.matrix(attn + "c_q.weight", q_width, C),
-                      source.matrix(attn + "c_k.weight", kv_width, C),
-                      source.matrix(attn + "c_v.weight", kv_width, C)});
-    layer.proj = pack({source.matrix(attn + "c_proj.weight", C, q_width)});
-    layer.fc = pack({source.matrix(prefix + "mlp.c_fc.weight", config.mlp_width, C)});
-    layer.down = pack({source.matrix(prefix + "mlp.c_proj.weight", C, config.mlp_width)});
-    if (config.has_value_embedding[l]) {
-      layer.value_embedding = table("value_embeds." + std::to_string(l) + ".weight", kv_width);
-      layer.value_gate = source.numbers(attn + "ve_gate.weight",
-                                        int64_t{config.n_kv_head} * config.ve_gate_channels);
-    }
-  }
-  if (config.use_residual_lambdas) {
-    resid_lambdas_ = source.numbers("resid_lambdas", config.n_layer);
-    x0_lambdas_ = source.numbers("x0_lambdas", config.n_layer);
-  }
-  if (config.smear_gate_channels > 0) {
-    smear_gate_ = source.numbers("smear_gate.weight", config.smear_gate_channels);
-    smear_lambda_ = source.numbers("smear_lambda", 1)[0];
-  }
-  if (config.backout_layer >= 0) backout_lambda_ = source.numbers("backout_lambda", 1)[0];
+  load(tensors);
 
   const int64_t half = D / 2;
   for (int64_t position = 0; position < config.seq_len; ++position) {
@@ -145,8 +97,74 @@ CpuModel::CpuModel(const ModelConfig& config, const Tensors& tensors, const CpuO
       sin_.push_back(static_cast<float>(std::sin(angle)));
     }
   }
-  page_bytes_ = 2 * config.n_layer * kv_width * kPageTokens * kernels_.cache_bytes;
+  page_bytes_ = 2 * config.n_layer * config.n_kv_head * D * kPageTokens * kernels_.cache_bytes;
   pages_ = HugeArray<char>(static_cast<size_t>(options.num_pages * page_bytes_));
+}
+
+void CpuModel::copy_rows(const TensorView& rows, Precision precision, Table& to) {
+  const int64_t n = rows.sizes[0] * rows.sizes[1];
+  const int64_t num_bytes = n * (precision == Precision::kFloat32 ? 4 : 2);
+  if (to.width == 0) to = {HugeArray<char>(static_cast<size_t>(num_bytes)), rows.sizes[1]};
+  for (int64_t i = 0; i < n; ++i) {
+    const float x =
+        rows.dtype == DType::kBFloat16 ? to_float(rows.as<BFloat16>()[i]) : rows.as<float>()[i];
+    if (precision == Precision::kFloat32) {
+      reinterpret_cast<float*>(&to.data[0])[i] = x;
+    } else {
+      reinterpret_cast<BFloat16*>(&to.data[0])[i] = to_bfloat16(x);
+    }
+  }
+}
+
+// Every tensor is found and compared before the first byte is written.
+void CpuModel::load(const Tensors& tensors) {
+  const Source source(tensors);
+  const int64_t C = config_.n_embd, D = config_.head_dim, V = config_.vocab_size;
+  const int64_t q_width = config_.n_head * D, kv_width = config_.n_kv_head * D;
+  std::vector<std::function<void()>> writes;
+  const auto pack = [&](PackedMatrix& to, std::vector<TensorView> from) {
+    writes.push_back([&to, from = std::move(from), precision = precision_] {
+      to.depth() == 0 ? void(to = PackedMatrix(from, precision)) : to.write(from);
+    });
+  };
+  const auto copy = [&](Table& to, const std::string& name, int64_t width) {
+    writes.push_back([&to, from = source.table(name, V, width), precision = precision_] {
+      copy_rows(from, precision, to);
+    });
+  };
+  const auto take = [&](std::vector<float>& to, const std::string& name, int64_t n) {
+    writes.push_back([&to, from = source.numbers(name, n)] { to = from; });
+  };
+
+  copy(embedding_, "transformer.wte.weight", C);
+  pack(lm_head_, {source.table("lm_head.weight", V, C)});
+  for (size_t l = 0; l < layers_.size(); ++l) {
+    const std::string prefix = "transformer.h." + std::to_string(l) + ".";
+    const std::string attn = prefix + "attn.";
+    Layer& layer = layers_[l];
+    pack(layer.qkv, {source.matrix(attn + "c_q.weight", q_width, C),
+                     source.matrix(attn + "c_k.weight", kv_width, C),
+                     source.matrix(attn + "c_v.weight", kv_width, C)});
+    pack(layer.proj, {source.matrix(attn + "c_proj.weight", C, q_width)});
+    pack(layer.fc, {source.matrix(prefix + "mlp.c_fc.weight", config_.mlp_width, C)});
+    pack(layer.down, {source.matrix(prefix + "mlp.c_proj.weight", C, config_.mlp_width)});
+    if (config_.has_value_embedding[l]) {
+      copy(layer.value_embedding, "value_embeds." + std::to_string(l) + ".weight", kv_width);
+      take(layer.value_gate, attn + "ve_gate.weight",
+           int64_t{config_.n_kv_head} * config_.ve_gate_channels);
+    }
+  }
+  if (config_.use_residual_lambdas) {
+    take(resid_lambdas_, "resid_lambdas", config_.n_layer);
+    take(x0_lambdas_, "x0_lambdas", config_.n_layer);
+  }
+  if (config_.smear_gate_channels > 0) {
+    take(smear_gate_, "smear_gate.weight", config_.smear_gate_channels);
+    take(smear_lambda_, "smear_lambda", 1);
+  }
+  if (config_.backout_layer >= 0) take(backout_lambda_, "backout_lambda", 1);
+
+  for_each(std::ssize(writes), 1, [&](int64_t i) { writes[static_cast<size_t>(i)](); });
 }
 
 int64_t CpuModel::weight_bytes() const {
@@ -196,7 +214,7 @@ void CpuModel::embed(const Chunk& chunk, int64_t first_row) {
     if (smear_gate_.empty()) continue;
     float logit = 0;
     for (size_t c = 0; c < smear_gate_.size(); ++c) logit += smear_gate_[c] * x[c];
-    const float weight = has_before ? smear_lambda_ * sigmoid(logit) : 0.0f;
+    const float weight = has_before ? smear_lambda_[0] * sigmoid(logit) : 0.0f;
     for (int64_t c = 0; c < C; ++c) {
       const float own = x[c];
       x[c] += weight * before[static_cast<size_t>(c)];
@@ -242,7 +260,7 @@ void CpuModel::forward(std::span<const Chunk> chunks) {
 
   if (config_.backout_layer >= 0) {
     for (int64_t i = 0; i < num_rows_ * C; ++i) {
-      x_[static_cast<size_t>(i)] -= backout_lambda_ * x_mid_[static_cast<size_t>(i)];
+      x_[static_cast<size_t>(i)] -= backout_lambda_[0] * x_mid_[static_cast<size_t>(i)];
     }
   }
   norm_rows();

@@ -36,6 +36,7 @@ class CpuModel final : public Model {
   [[nodiscard]] std::span<const float> logits(int row) override;
   void sample(std::span<const Draw> draws, std::span<Drawn> drawn) override;
   void copy_page(int32_t from, int32_t to) override;
+  void load(const Tensors& tensors) override;
 
   [[nodiscard]] int64_t weight_bytes() const;  // read by a step of one token
   [[nodiscard]] int64_t page_bytes() const { return page_bytes_; }
@@ -57,6 +58,7 @@ class CpuModel final : public Model {
     int64_t position;  // of the first
   };
 
+  static void copy_rows(const TensorView& rows, Precision precision, Table& to);
   void read_row(const Table& table, int32_t token, float* out) const;
   void embed(const Chunk& chunk, int64_t first_row);
   void normed_embedding(int32_t token, float* out) const;
@@ -79,8 +81,8 @@ class CpuModel final : public Model {
   std::vector<Layer> layers_;
   PackedMatrix lm_head_;
   std::vector<float> resid_lambdas_, x0_lambdas_, smear_gate_;
-  float smear_lambda_ = 0, backout_lambda_ = 0;
-  std::vector<float> cos_, sin_;  // (seq_len, D / 2)
+  std::vector<float> smear_lambda_, backout_lambda_;  // one number each
+  std::vector<float> cos_, sin_;                      // (seq_len, D / 2)
   HugeArray<char> pages_;
   int64_t page_bytes_ = 0;
 

@@ -30,6 +30,8 @@ class PackedMatrix {
   // The matrices (N_i, K), fp32 or bf16, one below the other; K a multiple of 4. Rounds to nearest
   // even.
   PackedMatrix(std::span<const TensorView> matrices, Precision precision);
+  // Other values of the same shapes, into the memory that is there.
+  void write(std::span<const TensorView> matrices);
 
   [[nodiscard]] int64_t num_columns() const { return num_columns_; }  // N, without padding
   [[nodiscard]] int64_t num_blocks() const {
@@ -44,7 +46,11 @@ class PackedMatrix {
   [[nodiscard]] const int32_t* sums() const { return sums_.data(); }  // of the integers
 
  private:
+  template <typename T>
+  void write_row(const T* row, int64_t column);
+
   int64_t num_columns_ = 0, depth_ = 0, element_bytes_ = 0;
+  Precision precision_ = Precision::kFloat32;
   HugeArray<char> data_;
   std::vector<float> scales_;
   std::vector<int32_t> sums_;

@@ -60,6 +60,12 @@ bool check_device(int device) {
   return capability.major >= kOverlapMajor;
 }
 
+Weights first_weights(const ModelConfig& config, const Tensors& tensors) {
+  Weights weights;
+  load_weights(config, tensors, weights);
+  return weights;
+}
+
 // What a step leaves between its kernels.
 struct Activations {
   Activations(const ModelConfig& config, int capacity, int num_splits)
@@ -104,7 +110,7 @@ class CudaModel final : public Model {
                 .seq_len = config.seq_len,
                 .max_tokens = max_tokens},
         kv_{config.n_layer, config.n_kv_head, config.head_dim},
-        weights_(load_weights(config, tensors)),
+        weights_(first_weights(config, tensors)),
         buffers_(config, layout_.capacity, max_splits(config.seq_len, -1)),
         pages_(static_cast<size_t>(num_pages * kv_.page_elements())),
         logits_(size_t(layout_.capacity) * weights_.head.rows),
@@ -117,16 +123,7 @@ class CudaModel final : public Model {
         staging_free_(make_event()),
         sampler_(layout_.capacity, std::max(layout_.capacity, kTokenTile * kMaxSteps),
                  config.vocab_size, weights_.head.rows, config.softcap, config.seq_len) {
-    check_cuda(cudaDeviceSynchronize(), "engine: upload");  // it was not in our stream
-    write_step(layout_, {}, staging_.span());
-    copy_step(layout_.tables());
-    for (int bucket = 0; bucket < kNumBuckets; ++bucket) {
-      const int num_tokens = 1 << bucket;
-      if (bucket > 0 && num_tokens / 2 >= max_tokens) break;
-      launch_step(num_tokens, num_tokens);  // of padding: kernels load before they are recorded
-      graphs_[bucket] = record(num_tokens);
-    }
-    check_cuda(cudaDeviceSynchronize(), "engine: first step");
+    record_all();
   }
 
   ~CudaModel() override {
@@ -139,8 +136,10 @@ class CudaModel final : public Model {
   void decode(std::span<const Chunk> chunks, std::span<const Draw> draws, int num_steps,
               std::span<Drawn> drawn) override;
   void copy_page(int32_t from, int32_t to) override;
+  void load(const Tensors& tensors) override;
 
  private:
+  void record_all();
   void begin_step(std::span<const Chunk> chunks, const StepPlan& plan);
   void launch_decode(int num_tokens) const;
   [[nodiscard]] GraphExec record(int num_tokens) const;
@@ -170,7 +169,7 @@ class CudaModel final : public Model {
   const bool overlap_;
   const StepLayout layout_;
   const KvLayout kv_;
-  const Weights weights_;
+  Weights weights_;
   const Activations buffers_;
   const DeviceArray<BFloat16> pages_;
   const DeviceArray<float> logits_;  // (capacity, rows of the head)
@@ -292,6 +291,27 @@ GraphExec CudaModel::record(int num_tokens) const {
   cudaGraphExec_t exec = nullptr;
   check_cuda(cudaGraphInstantiate(&exec, graph, 0), "engine: graph");
   return GraphExec(exec);
+}
+
+void CudaModel::record_all() {
+  check_cuda(cudaDeviceSynchronize(), "engine: upload");  // it was not in our stream
+  write_step(layout_, {}, staging_.span());
+  copy_step(layout_.tables());
+  for (int bucket = 0; bucket < kNumBuckets; ++bucket) {
+    const int num_tokens = 1 << bucket;
+    if (bucket > 0 && num_tokens / 2 >= layout_.max_tokens) break;
+    launch_step(num_tokens, num_tokens);  // of padding: kernels load before they are recorded
+    graphs_[bucket] = record(num_tokens);
+  }
+  check_cuda(cudaDeviceSynchronize(), "engine: first step");
+}
+
+// The graphs hold the scalars of the weights, so they are recorded anew.
+void CudaModel::load(const Tensors& tensors) {
+  const DeviceGuard guard(device_);
+  check_cuda(cudaStreamSynchronize(stream_.get()), "engine: step before");
+  load_weights(config_, tensors, weights_);
+  record_all();
 }
 
 void CudaModel::copy_step(int64_t num_words) const {

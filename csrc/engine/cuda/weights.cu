@@ -1,21 +1,33 @@
 #include "engine/cuda/weights.h"
 
 #include <cmath>
+#include <functional>
+#include <utility>
 
 #include "engine/cuda/pack.h"
 
 namespace nanochat::engine::cuda {
 namespace {
 
+// What is to be written once all tensors are found and fit.
+using Writes = std::vector<std::function<void()>>;
+
+// In place, if there is a place: captured graphs know the address.
 template <typename T>
-DeviceArray<T> upload(const std::vector<T>& values) {
-  return DeviceArray<T>(std::span<const T>(values));
+void upload(const std::vector<T>& values, DeviceArray<T>& to) {
+  if (to.data() == nullptr) to = DeviceArray<T>(values.size());
+  check_cuda(
+      cudaMemcpy(to.data(), values.data(), values.size() * sizeof(T), cudaMemcpyHostToDevice),
+      "engine: upload");
 }
 
-Matrix upload_matrix(std::initializer_list<TensorView> parts) {
-  const std::vector<BFloat16> packed = pack(parts);
-  const int channels = static_cast<int>(parts.begin()->sizes[1]);
-  return {upload(packed), static_cast<int>(packed.size()) / channels, channels};
+void upload_matrix(std::vector<TensorView> parts, Matrix& to, Writes& writes) {
+  writes.push_back([parts = std::move(parts), &to] {
+    const std::vector<BFloat16> packed = pack(parts);
+    to.channels = static_cast<int>(parts.front().sizes[1]);
+    to.rows = static_cast<int>(packed.size()) / to.channels;
+    upload(packed, to.weights);
+  });
 }
 
 // A table or head has rows for padding beyond the vocabulary, which are never asked for.
@@ -38,59 +50,70 @@ void add_rope_tables(const ModelConfig& config, Weights& weights) {
       sin[int64_t{position} * half + j] = static_cast<float>(std::sin(angle));
     }
   }
-  weights.cos = upload(cos);
-  weights.sin = upload(sin);
+  upload(cos, weights.cos);
+  upload(sin, weights.sin);
 }
 
-LayerWeights load_layer(const ModelConfig& config, const Tensors& tensors, int layer) {
+void load_layer(const ModelConfig& config, const Tensors& tensors, int layer, LayerWeights& weights,
+                Writes& writes) {
   const int64_t C = config.n_embd, A = int64_t{config.n_head} * config.head_dim;
   const int64_t kv = int64_t{config.n_kv_head} * config.head_dim;
   const std::string block = "transformer.h." + std::to_string(layer);
   const auto matrix = [&](const char* name, int64_t rows, int64_t channels) {
     return find_tensor(tensors, block + name, {rows, channels});
   };
-  LayerWeights weights;
-  weights.qkv = upload_matrix({matrix(".attn.c_q.weight", A, C), matrix(".attn.c_k.weight", kv, C),
-                               matrix(".attn.c_v.weight", kv, C)});
-  weights.attention_out = upload_matrix({matrix(".attn.c_proj.weight", C, A)});
-  weights.fc = upload_matrix({matrix(".mlp.c_fc.weight", config.mlp_width, C)});
-  weights.mlp_out = upload_matrix({matrix(".mlp.c_proj.weight", C, config.mlp_width)});
+  upload_matrix({matrix(".attn.c_q.weight", A, C), matrix(".attn.c_k.weight", kv, C),
+                 matrix(".attn.c_v.weight", kv, C)},
+                weights.qkv, writes);
+  upload_matrix({matrix(".attn.c_proj.weight", C, A)}, weights.attention_out, writes);
+  upload_matrix({matrix(".mlp.c_fc.weight", config.mlp_width, C)}, weights.fc, writes);
+  upload_matrix({matrix(".mlp.c_proj.weight", C, config.mlp_width)}, weights.mlp_out, writes);
   if (config.has_value_embedding[layer]) {
-    weights.gate = upload(
-        to_floats(matrix(".attn.ve_gate.weight", config.n_kv_head, config.ve_gate_channels)));
+    const TensorView gate =
+        matrix(".attn.ve_gate.weight", config.n_kv_head, config.ve_gate_channels);
+    writes.push_back([gate, &weights] { upload(to_floats(gate), weights.gate); });
     const std::string name = "value_embeds." + std::to_string(layer) + ".weight";
-    weights.value_embedding =
-        upload(to_bfloat16s(vocabulary_rows(tensors, name, config.vocab_size, kv)));
+    const TensorView rows = vocabulary_rows(tensors, name, config.vocab_size, kv);
+    writes.push_back([rows, &weights] { upload(to_bfloat16s(rows), weights.value_embedding); });
   }
   if (config.use_residual_lambdas) {
-    weights.lambda = to_floats(find_tensor(tensors, "resid_lambdas", {config.n_layer}))[layer];
-    weights.lambda0 = to_floats(find_tensor(tensors, "x0_lambdas", {config.n_layer}))[layer];
+    const TensorView own = find_tensor(tensors, "resid_lambdas", {config.n_layer});
+    const TensorView first = find_tensor(tensors, "x0_lambdas", {config.n_layer});
+    writes.push_back([own, first, layer, &weights] {
+      weights.lambda = to_floats(own)[layer];
+      weights.lambda0 = to_floats(first)[layer];
+    });
   }
-  return weights;
 }
 
 }  // namespace
 
-Weights load_weights(const ModelConfig& config, const Tensors& tensors) {
-  const auto table = [&](const char* name) {
-    return vocabulary_rows(tensors, name, config.vocab_size, config.n_embd);
-  };
-  Weights weights;
-  weights.embedding = upload(to_bfloat16s(table("transformer.wte.weight")));
-  weights.head = upload_matrix({table("lm_head.weight")});
+void load_weights(const ModelConfig& config, const Tensors& tensors, Weights& weights) {
+  Writes writes;
+  const TensorView embedding =
+      vocabulary_rows(tensors, "transformer.wte.weight", config.vocab_size, config.n_embd);
+  writes.push_back([&] { upload(to_bfloat16s(embedding), weights.embedding); });
+  upload_matrix({vocabulary_rows(tensors, "lm_head.weight", config.vocab_size, config.n_embd)},
+                weights.head, writes);
+  weights.layers.resize(config.n_layer);
   for (int layer = 0; layer < config.n_layer; ++layer) {
-    weights.layers.push_back(load_layer(config, tensors, layer));
+    load_layer(config, tensors, layer, weights.layers[layer], writes);
   }
   if (config.smear_gate_channels > 0) {
-    weights.smear_gate = upload(
-        to_floats(find_tensor(tensors, "smear_gate.weight", {1, config.smear_gate_channels})));
-    weights.smear_lambda = to_floats(find_tensor(tensors, "smear_lambda", {1}))[0];
+    const TensorView gate =
+        find_tensor(tensors, "smear_gate.weight", {1, config.smear_gate_channels});
+    const TensorView lambda = find_tensor(tensors, "smear_lambda", {1});
+    writes.push_back([gate, lambda, &weights] {
+      upload(to_floats(gate), weights.smear_gate);
+      weights.smear_lambda = to_floats(lambda)[0];
+    });
   }
   if (config.backout_layer >= 0) {
-    weights.backout_lambda = to_floats(find_tensor(tensors, "backout_lambda", {1}))[0];
+    const TensorView lambda = find_tensor(tensors, "backout_lambda", {1});
+    writes.push_back([lambda, &weights] { weights.backout_lambda = to_floats(lambda)[0]; });
   }
-  add_rope_tables(config, weights);
-  return weights;
+  for (const std::function<void()>& write : writes) write();
+  if (weights.cos.data() == nullptr) add_rope_tables(config, weights);
 }
 
 }  // namespace nanochat::engine::cuda

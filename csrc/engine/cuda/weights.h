@@ -35,8 +35,8 @@ struct Weights {
   DeviceArray<float> cos, sin;
 };
 
-// To the current device. Throws std::invalid_argument for a tensor that is missing or of another
-// shape than the config's.
-[[nodiscard]] Weights load_weights(const ModelConfig& config, const Tensors& tensors);
+// To the current device; into the memory that `weights` has, if it has been loaded before. Throws
+// std::invalid_argument for a tensor that is missing or of another shape than the config's.
+void load_weights(const ModelConfig& config, const Tensors& tensors, Weights& weights);
 
 }  // namespace nanochat::engine::cuda

@@ -28,8 +28,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from nanochat import _core
 from nanochat.engine.core import CANCELLED, FAILED, LENGTH, NOT_FINISHED, Core, Happened
-from nanochat.engine.native import MappedTensors, NativeOptions, native_core
+from nanochat.engine.native import MappedTensors, NativeOptions, View, native_core
 from nanochat.engine.request import Completion, Event, Request, TokenLogprobs
 from nanochat.engine.sampling import Sampling
 from nanochat.engine.stream import Stream
@@ -49,7 +50,7 @@ class Engine:
     """Generates for many prompts at once; methods may be called from any thread.
 
     Attributes:
-        model: The PyTorch model it was made from; None if from a file.
+        model: The PyTorch model whose weights it has; None if they came from a file.
         config, tokenizer: Of the model.
         context: Tokens that prompt and completion may have together.
         backend: Who computes: ``native`` or ``torch``.
@@ -74,18 +75,17 @@ class Engine:
             is_exact: Of the torch backend: the same tokens in any company (torch_core.py).
         Raises: ValueError for slots below 1, or the native backend for a model on another device.
         """
-        device = next(model.parameters()).device.type
         if backend is None:
-            backend = "native" if device == "cpu" else "torch"
-        if backend == "native" and device != "cpu":
-            raise ValueError(f"engine: the native backend takes a model on the CPU, got {device}")
+            is_on_cpu = next(model.parameters()).device.type == "cpu"
+            backend = "native" if is_on_cpu else "torch"
+        if backend == "native":
+            _check_on_cpu(model)
         core: Core
         if backend == "torch":
             core = TorchCore(model, slots=slots, is_exact=is_exact)
         else:
-            tensors = {name: view(tensor) for name, tensor in model.state_dict().items()}
             core = native_core(
-                model.config, tensors, slots=slots, options=options or NativeOptions()
+                model.config, _views(model), slots=slots, options=options or NativeOptions()
             )
         self._start(core, model.config, tokenizer, backend, model)
 
@@ -254,11 +254,41 @@ class Engine:
 
         Raises: NotImplementedError for another backend than native.
         """
-        from nanochat import _core
-
         if not isinstance(self._core, _core.Engine):
             raise NotImplementedError("engine: logits are the native backend's; ask the model")
         return self._core.logits(list(prompt))
+
+    def load_weights(self, model: GPT) -> None:
+        """Take the weights that ``model`` has now; nothing may be queued or running.
+
+        The engine is then as one made from ``model``, to the bit. The native backend packs them
+        into the memory of those before and forgets the keys and values of earlier prompts. The
+        torch backend keeps no copy: it computes with ``model`` from now on, and sees whatever is
+        changed in it.
+        Raises: ValueError for a model of another config, or that the backend does not take;
+            RuntimeError while there are requests, or if the engine is closed or has failed.
+        """
+        if model.config != self.config:
+            raise ValueError(
+                f"engine: weights must be of the same config, got {model.config} for {self.config}"
+            )
+        with self._lock:  # nobody submits meanwhile
+            if self._failure is not None:
+                raise RuntimeError("engine: stopped by an earlier error") from self._failure
+            if self._is_closed:
+                raise RuntimeError("engine: closed")
+            if self._requests:
+                raise RuntimeError(
+                    f"engine: weights can be replaced when nothing runs, got {len(self._requests)} "
+                    "requests; wait for them or cancel them"
+                )
+            if isinstance(self._core, TorchCore):
+                self._core.take_model(model)
+            else:
+                assert isinstance(self._core, _core.Engine)
+                _check_on_cpu(model)
+                self._core.load_weights(_views(model))
+            self.model = model
 
     def close(self) -> None:
         """Cancel what is running or queued and end the threads. May be called again."""
@@ -354,6 +384,16 @@ class Engine:
     def _show(request: Request, shown: list[Piece]) -> None:
         for piece in shown:
             request.deliver(piece)
+
+
+def _views(model: GPT) -> dict[str, View]:
+    return {name: view(tensor) for name, tensor in model.state_dict().items()}
+
+
+def _check_on_cpu(model: GPT) -> None:
+    device = next(model.parameters()).device.type
+    if device != "cpu":
+        raise ValueError(f"engine: the native backend takes a model on the CPU, got {device}")
 
 
 def _collector(result: Future[Completion]) -> Callable[[Event], None]:

@@ -147,6 +147,19 @@ class TorchCore:
             self._is_closed = True
             self._wake.notify()
 
+    def take_model(self, model: GPT) -> None:
+        """Compute with ``model`` from now on; nothing may be queued or running.
+
+        Raises: ValueError for another device or dtype than those of the cache.
+        """
+        device, dtype = next(model.parameters()).device, model.compute_dtype
+        if (device, dtype) != (self._device, self._model.compute_dtype):
+            raise ValueError(
+                f"engine: weights must be in {self._model.compute_dtype} on {self._device}, "
+                f"got {dtype} on {device}"
+            )
+        self._model = model
+
     def failure(self) -> str:
         return self._failure
 

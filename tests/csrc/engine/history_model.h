@@ -81,6 +81,8 @@ class HistoryModel final : public Model {
     pages_.at(to) = pages_.at(from);
   }
 
+  void load(const Tensors&) override {}
+
   [[nodiscard]] int num_forwards() const { return num_forwards_; }
 
  private:
