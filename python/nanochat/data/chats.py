@@ -16,7 +16,7 @@ from typing import Any
 
 from nanochat.data import held_out
 from nanochat.data.files import LINES_BYTES, find_files, parquet_errors
-from nanochat.data.forms import Conversation, conversation_of
+from nanochat.data.forms import Conversation
 from nanochat.data.streams import open_bytes, read_bytes
 
 FORMATS = (".jsonl", ".parquet")
@@ -38,13 +38,13 @@ def read_chats(
     path: Path | str,
     tally: Tally,
     *,
-    check: Callable[[Conversation], None],
+    convert: Callable[[Any], Conversation],
     fill: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[int, Conversation]]:
     """(digest, conversation) of each row of a folder, glob or file; ``tally`` counts as it goes.
 
     Args:
-        check: Raises ValueError for a conversation that cannot be rendered.
+        convert: Row to conversation; raises ValueError for a row that is none.
         fill: Each ``{{key}}`` in a row becomes its value.
     Raises: UserError if nothing is found or a file cannot be read to its end.
     """
@@ -52,12 +52,11 @@ def read_chats(
         for where, row in _parquet_rows(file) if file.suffix == ".parquet" else _lines(file):
             tally.num_rows += 1
             try:
-                conversation = conversation_of(_parsed(row) if isinstance(row, bytes) else row)
+                conversation = convert(_parsed(row) if isinstance(row, bytes) else row)
                 text = json.dumps(conversation, sort_keys=True, ensure_ascii=False)
                 if "{{" in text:
                     text = _filled(text, fill or {})
                     conversation = json.loads(text)
-                check(conversation)
                 digest = held_out.digest(text)
             except (ValueError, TypeError, RecursionError) as error:
                 tally.num_malformed += 1

@@ -2,7 +2,8 @@
 
 One step: every rank sums -log p over its micro-batches, divided by the number of targets of the
 whole step over all ranks (the loader knows it), so gradients add up to those of one mean over all
-tokens. A micro-batch without targets adds zero. The optimizer reduces over ranks.
+tokens. A micro-batch without targets adds zero, and a step without any leaves the weights alone:
+momentum would move them without a reason. The optimizer reduces over ranks.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,14 @@ class Position:
     loader: Any = None  # state of the loader after ``step`` steps
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """What is measured every so many steps."""
+
+    every: int
+    measure: Callable[[], dict[str, float]]  # name of a figure: value; called by all ranks
+
+
 def train(
     model: GPT,
     optimizer: MuonAdamW,
@@ -47,8 +56,7 @@ def train(
     num_steps: int,
     position: Position,
     set_rates: Callable[[int], float],
-    evaluate: Callable[[], dict[str, float]],
-    eval_every: int,
+    evaluations: Sequence[Evaluation],
     save: Callable[[Position], None],
     save_every: int,
     log: MetricsLog,
@@ -58,14 +66,14 @@ def train(
     Args:
         set_rates: Called with the step before it is taken; sets learning rates, momentum and decay,
             returns the learning-rate multiplier for the log.
-        evaluate: Called every ``eval_every`` steps and at the end; its figures go to the metrics.
+        evaluations: Each at its own pace, and all at the end; their figures go to the metrics.
         save: Called every ``save_every`` steps and at the end, before the evaluation of that step.
-    Returns: What ``evaluate`` says of the final weights.
+    Returns: What the evaluations say of the final weights.
     Raises: UserError when the loss is not finite; the last checkpoint is then intact.
     """
     with ticker(title, num_steps, done=position.step, quiet=not ranks.is_main) as bar:
         smooth_loss = 0.0
-        figures: dict[str, float] | None = None  # of the final weights
+        figures: dict[str, float] = {}  # of the weights after the last step
         mark = time.perf_counter()
         first = position.step
         for step in itertools.islice(steps, num_steps - first):
@@ -98,9 +106,9 @@ def train(
             is_last = position.step == num_steps
             if is_last or position.step % save_every == 0:
                 save(position)
-            if is_last or position.step % eval_every == 0:
-                figures = evaluate()
-                row |= figures
+            due = [e for e in evaluations if is_last or position.step % e.every == 0]
+            figures = _measured(due)
+            row |= figures
             if ranks.is_main:
                 log.write(**row)
             bar.update(
@@ -108,10 +116,14 @@ def train(
                 loss=f"{smooth_loss:.4f}",
                 tokens_per_s=f"{position.tokens / position.seconds:,.0f}",
             )
-        if figures is None:  # nothing was left to do but this
-            figures = evaluate()
+        if first == num_steps:  # nothing was left to do but this
+            figures = _measured(evaluations)
         position.wall_seconds += time.perf_counter() - mark
     return figures
+
+
+def _measured(evaluations: Sequence[Evaluation]) -> dict[str, float]:
+    return {name: value for e in evaluations for name, value in e.measure().items()}
 
 
 def _step(model: GPT, optimizer: MuonAdamW, step: Step, ranks: Ranks) -> float:
@@ -124,6 +136,6 @@ def _step(model: GPT, optimizer: MuonAdamW, step: Step, ranks: Ranks) -> float:
         loss.backward()
         total += loss.detach()
     mean_loss = float(ranks.sum(total))
-    if math.isfinite(mean_loss):
+    if math.isfinite(mean_loss) and step.num_targets > 0:
         optimizer.step()
     return mean_loss

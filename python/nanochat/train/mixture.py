@@ -6,10 +6,13 @@
     WHAT:TIMES    each row TIMES times
     WHAT@ROWS     exactly ROWS rows; the next epoch has the next ones, so that all have their turn
 
-WHAT is a folder, glob or file of conversations in the forms of data/forms.py, the name of a task
-whose training questions to learn, or tinyworld. Some of the rows of each are held out for
-validation (data/held_out.py). Rows are tokenised here, once, and cut to the context as
-``nanochat.tokenizer.conversation.fit`` says; what is left out is counted and told.
+WHAT is a folder, glob or file of conversations in the forms of data/forms.py or of multiple-choice
+questions in those of tasks/choice.py; or tinyworld; or a task of tasks/suite.py, whose training
+questions are learnt with their references. Of each, some rows are held out for validation, see
+data/held_out.py.
+
+Rows are tokenised here, once, and cut to the context as ``nanochat.tokenizer.conversation.fit``
+says. What is cut or left out is counted and told.
 """
 
 from __future__ import annotations
@@ -27,13 +30,18 @@ from nanochat.common.errors import UserError
 from nanochat.common.figures import count, percent
 from nanochat.data import Source, Tokens, held_out, lay_end_to_end, tinyworld
 from nanochat.data.chats import Tally, read_chats
-from nanochat.data.forms import Conversation
+from nanochat.data.forms import Conversation, conversation_of
 from nanochat.data.interleave import InterleavedSource, Pool
+from nanochat.tasks import Example
+from nanochat.tasks.choice import choice_example
+from nanochat.tasks.suite import task_named
 from nanochat.tokenizer import Tokenizer
 from nanochat.tokenizer.conversation import fit, validate
 from nanochat.train.inputs import TINYWORLD, generated
 
 _SYNTAX = re.compile(r"(?P<what>.+?)(?::(?P<times>\d+)|@(?P<rows>\d+))?", re.DOTALL)
+_NAME = re.compile(rf"\w+|{TINYWORLD}/\w+")  # of a task
+_ALL = 10**9  # examples of a task that has an end
 
 
 @dataclass(frozen=True)
@@ -46,14 +54,19 @@ class Ingredient:
 
     @property
     def name(self) -> str:
-        return Path(self.what).name or self.what
+        return self.what if self.is_generated else Path(self.what).name or self.what
+
+    @property
+    def is_generated(self) -> bool:
+        """Without end, so that it has to have a number of rows."""
+        return self.what.split("/")[0] == TINYWORLD
 
 
 def parse(word: str) -> Ingredient:
     """Raises: UserError for a word that is no ingredient."""
     match = _SYNTAX.fullmatch(word)
     times, rows = (match["times"], match["rows"]) if match else (None, None)
-    if match is None or "0" in (times, rows):
+    if match is None or any(number is not None and int(number) < 1 for number in (times, rows)):
         raise UserError(
             "data: an ingredient must be WHAT, WHAT:TIMES or WHAT@ROWS with a number from 1 on, "
             f"got {word!r}"
@@ -71,17 +84,17 @@ def parse_fill(words: Sequence[str]) -> dict[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """What became of one ingredient; the numbers are of the first epoch."""
+    """What became of one ingredient; rows and tokens are of the first epoch."""
 
     name: str
-    rows: int  # of an epoch
-    tokens: int  # in them
+    rows: int
+    tokens: int
     epochs: float  # passes over the ingredient in one epoch of the mixture
     held_out: int  # rows for validation
+    malformed: int  # rows left out
     cut: int  # conversations that lost their end
-    dropped: int  # conversations whose first question alone fills the context
-    malformed: int
-    notes: tuple[str, ...]  # for the user
+    dropped: int  # conversations left out, since their first question alone fills the context
+    notes: tuple[str, ...]  # the counts above as sentences, with the first bad row
 
 
 @dataclass(frozen=True)
@@ -89,8 +102,8 @@ class Mixture:
     """The ingredients, rendered. Held in memory: three to five bytes a token."""
 
     parts: tuple[Part, ...]
-    train: InterleavedSource
-    val: InterleavedSource
+    train: Source  # of Tokens, like val
+    val: Source
 
     def lines(self) -> list[str]:
         """The composition, for the console."""
@@ -98,41 +111,20 @@ class Mixture:
         width = max(len(part.name) for part in self.parts)
         table = [
             f"  {part.name:<{width}}  {part.rows:>9,} rows  {count(part.tokens):>6} tokens "
-            f"{percent(part.tokens / max(1, total)):>6}  x{part.epochs:.3g}"
+            f"{percent(part.tokens / total):>7}  x{part.epochs:.3g}"
             for part in self.parts
         ]
         return table + [f"  {part.name}: {note}" for part in self.parts for note in part.notes]
 
 
-@dataclass(frozen=True)
-class ChatInputs:
-    """Training and held-out conversations; their items are ``Tokens``."""
+def tinyworld_sources(tokenizer: Tokenizer, *, seq_len: int, seed: int) -> tuple[Source, Source]:
+    """Training and held-out conversations of tinyworld alone, without end; items are Tokens."""
 
-    train: Source
-    val: Source
-    mixture: Mixture | None  # None: tinyworld alone, which has no end
+    def rendered(index: int, **key: Any) -> Tokens:
+        conversation = tinyworld.conversation(index, **key)
+        return _tokens(tokenizer, *tokenizer.render_conversation(conversation, seq_len + 1))
 
-
-def chat_inputs(
-    data: Sequence[str],
-    tokenizer: Tokenizer,
-    *,
-    seq_len: int,
-    seed: int,
-    fill: Mapping[str, str] | None = None,
-) -> ChatInputs:
-    """The conversations of ``--data``."""
-    if tuple(data) == (TINYWORLD,):
-
-        def rendered(index: int, **key: Any) -> Tokens:
-            conversation = tinyworld.conversation(index, **key)
-            return tokens_of(tokenizer, *tokenizer.render_conversation(conversation, seq_len + 1))
-
-        return ChatInputs(*generated(rendered, seed=seed), None)
-    mixture = make_mixture(
-        [parse(word) for word in data], tokenizer, seq_len=seq_len, seed=seed, fill=fill
-    )
-    return ChatInputs(mixture.train, mixture.val, mixture)
+    return generated(rendered, seed=seed)
 
 
 def make_mixture(
@@ -142,51 +134,58 @@ def make_mixture(
     seq_len: int,
     seed: int,
     fill: Mapping[str, str] | None = None,
+    sets: Path | None = None,
 ) -> Mixture:
     """Read and render the ingredients.
 
-    Raises: UserError if one cannot be read or has no usable row, or comes twice.
+    Args:
+        fill: Each ``{{key}}`` in the rows of files becomes its value.
+        sets: Folder of the files of tasks, see ``nanochat.tasks.files.locate``.
+    Raises: UserError if one cannot be read or has no usable row, or is named twice.
     """
     names = [ingredient.what for ingredient in ingredients]
-    if len(set(names)) < len(names):
-        raise UserError(f"data: each ingredient must be named once, got {' '.join(names)}")
+    if len(set(names)) < len(names) or not names:
+        raise UserError(f"data: each ingredient must be named once, got {' '.join(names)!r}")
     parts, train, val = [], [], []
     for number, ingredient in enumerate(ingredients):
         tally = Tally()
         rows = _Rows(tokenizer, seq_len)
-        for digest, conversation in _conversations(ingredient, tally, seed=seed, fill=fill or {}):
-            rows.add(digest, conversation)
-        own_train, own_val = rows.split()
-        if len(own_train) == 0:
+        if ingredient.is_generated and ingredient.rows is None:
             raise UserError(
-                f"data: no usable row in {ingredient.what}"
-                + "".join(f"; {note}" for note in _notes(tally, rows))
+                f"data: {ingredient.what} has no end, so it needs a number of rows: "
+                f"{ingredient.what}@5000"
             )
-        num_rows = ingredient.rows or ingredient.times * len(own_train)
-        pool = Pool(lay_end_to_end(own_train), num_rows)
+        for digest, conversation in _conversations(ingredient, tally, seed, fill or {}, sets):
+            rows.add(digest, conversation)
+        learnt, kept_back = rows.split()
+        notes = _notes(tally, rows)
+        if not learnt:
+            raise UserError("; ".join((f"data: no usable row in {ingredient.what}", *notes)))
+        pool = Pool(lay_end_to_end(learnt), ingredient.rows or ingredient.times * len(learnt))
         lengths = np.diff(pool.tokens.offsets)
         parts.append(
             Part(
                 name=ingredient.name,
-                rows=num_rows,
+                rows=pool.count,
                 tokens=int(lengths[pool.rows_of(0, seed, number)].sum()),
-                epochs=num_rows / len(pool),
-                held_out=len(own_val),
+                epochs=pool.count / len(pool),
+                held_out=len(kept_back),
+                malformed=tally.num_malformed,
                 cut=rows.num_cut,
                 dropped=rows.num_dropped,
-                malformed=tally.num_malformed,
-                notes=tuple(_notes(tally, rows)),
+                notes=notes,
             )
         )
         train.append(pool)
-        val.append(Pool(lay_end_to_end(own_val), len(own_val)))
+        val.append(Pool(lay_end_to_end(kept_back), len(kept_back)))
     if not any(part.held_out for part in parts):
-        raise UserError("data: at least 2 different conversations are needed, to hold one out")
-    name = " ".join(names)
+        raise UserError(
+            f"data: {' '.join(names)} must hold 2 different conversations, to validate on one"
+        )
     return Mixture(
         tuple(parts),
-        InterleavedSource(train, seed=seed, name=f"{name} (train split)"),
-        InterleavedSource(val, seed=seed, name=f"{name} (val split)"),
+        InterleavedSource(train, seed=seed, name=f"{' '.join(names)} (train split)"),
+        InterleavedSource(val, seed=seed, name=f"{' '.join(names)} (val split)"),
     )
 
 
@@ -196,8 +195,7 @@ class _Rows:
     def __init__(self, tokenizer: Tokenizer, seq_len: int) -> None:
         self._tokenizer = tokenizer
         self._max_tokens = seq_len + 1
-        self._digests: list[int] = []
-        self._tokens: list[Tokens] = []
+        self._rows: list[tuple[int, Tokens]] = []
         self.num_cut = 0
         self.num_dropped = 0
 
@@ -207,52 +205,72 @@ class _Rows:
         self.num_cut += 0 < len(kept) < len(ids)
         self.num_dropped += not kept
         if kept:
-            self._digests.append(digest)
-            self._tokens.append(tokens_of(self._tokenizer, kept, its_mask))
+            self._rows.append((digest, _tokens(self._tokenizer, kept, its_mask)))
 
     def split(self) -> tuple[list[Tokens], list[Tokens]]:
         """Rows to learn, and those held out."""
-        limit = held_out.limit(self._digests, len(self._digests))
-        pairs = list(zip(self._digests, self._tokens, strict=True))
-        return [t for d, t in pairs if d >= limit], [t for d, t in pairs if d < limit]
+        limit = held_out.limit((digest for digest, _ in self._rows), len(self._rows))
+        return (
+            [tokens for digest, tokens in self._rows if digest >= limit],
+            [tokens for digest, tokens in self._rows if digest < limit],
+        )
 
 
-def tokens_of(tokenizer: Tokenizer, ids: Sequence[int], mask: Sequence[int]) -> Tokens:
+def _tokens(tokenizer: Tokenizer, ids: Sequence[int], mask: Sequence[int]) -> Tokens:
     """A rendered conversation as the loader takes it: in arrays, without its BOS."""
     return Tokens(np.array(ids[1:], tokenizer.dtype), np.array(mask[1:], np.bool_))
 
 
 def _conversations(
-    ingredient: Ingredient, tally: Tally, *, seed: int, fill: Mapping[str, str]
+    ingredient: Ingredient, tally: Tally, seed: int, fill: Mapping[str, str], sets: Path | None
 ) -> Iterator[tuple[int, Conversation]]:
-    if ingredient.what == TINYWORLD:
-        if ingredient.rows is None:
-            raise UserError(
-                f"data: {TINYWORLD} has no end, so beside others it needs a number of rows: "
-                f"{TINYWORLD}@5000"
-            )
-        for index in range(ingredient.rows):
-            conversation = tinyworld.conversation(index, split="train", seed=seed)
-            yield held_out.digest(json.dumps(conversation, sort_keys=True)), conversation
+    """(digest, conversation) of each row."""
+    what = ingredient.what
+    if what == TINYWORLD:
+        rows = (
+            tinyworld.conversation(i, split="train", seed=seed) for i in range(ingredient.rows or 0)
+        )
+    elif _NAME.fullmatch(what) and not Path(what).exists():
+        rows = (example.conversation for example in _examples(ingredient, seed, sets))
+    else:
+        yield from read_chats(what, tally, convert=_conversation_of, fill=fill)
         return
-    yield from read_chats(ingredient.what, tally, check=validate, fill=fill)
+    for row in rows:
+        tally.num_rows += 1
+        yield held_out.digest(json.dumps(row, sort_keys=True)), row
 
 
-def _notes(tally: Tally, rows: _Rows) -> list[str]:
+def _examples(ingredient: Ingredient, seed: int, sets: Path | None) -> list[Example]:
+    try:
+        task = task_named(ingredient.what, sets)
+    except UserError as error:
+        raise UserError(
+            f"data: {ingredient.what} is no file or folder, nor a task: {error}"
+        ) from error
+    num_examples = ingredient.rows if ingredient.is_generated else None
+    return task.examples("train", n=num_examples or _ALL, seed=seed)
+
+
+def _conversation_of(row: Any) -> Conversation:
+    """Raises: ValueError for a row that is no conversation."""
+    if isinstance(row, Mapping) and "choices" in row:
+        return choice_example(row).conversation
+    conversation = conversation_of(row)
+    validate(conversation)
+    return conversation
+
+
+def _notes(tally: Tally, rows: _Rows) -> tuple[str, ...]:
     notes = []
     if tally.num_malformed:
         notes.append(
-            f"{tally.num_malformed:,} of {tally.num_rows:,} rows left out as malformed, the first "
+            f"{tally.num_malformed:,} of {tally.num_rows:,} rows left out, the first is "
             f"{tally.first_malformed}"
         )
     if rows.num_cut:
-        notes.append(f"{rows.num_cut:,} conversations cut to the context")
+        notes.append(f"{rows.num_cut:,} of {tally.num_rows:,} rows cut to the context")
     if rows.num_dropped:
-        notes.append(f"{rows.num_dropped:,} left out: the question alone fills the context")
-    if tally.unfilled:
-        (key, where), *_ = tally.unfilled.items()
-        notes.append(
-            f"{tally.num_unfilled:,} rows hold {{{{{key}}}}}, the first {where}; "
-            f"--fill {key}=... puts a word there"
-        )
-    return notes
+        notes.append(f"{rows.num_dropped:,} rows left out, their question alone fills the context")
+    for key, where in tally.unfilled.items():
+        notes.append(f"{{{{{key}}}}} stays as it is, first in {where}; give --fill {key}=...")
+    return tuple(notes)

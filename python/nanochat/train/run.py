@@ -22,7 +22,7 @@ TOKENIZER = "tokenizer.json"
 # Options that may differ between a start and its continuation: they do not change the result.
 _FREE = {
     "resume", "run", "out", "device", "device_batch_size", "num_threads",
-    "eval_every", "eval_tokens", "save_every",
+    "eval_every", "eval_tokens", "save_every", "eval_tasks", "chat_eval_every", "eval_examples",
 }  # fmt: skip
 
 

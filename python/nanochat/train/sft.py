@@ -1,7 +1,10 @@
 """Finetuning on conversations: the base model learns to answer, and when to call the calculator.
 
-Only what the assistant says is a target. Starts from the weights of ``<run>/base`` and, so that the
-first steps are not thrown away, from its optimizer moments.
+    nanochat chat-sft --run mine --data chats.jsonl gsm8k:4 identity.jsonl:2 --fill name=Ada
+
+What it is trained on, and how much of each: mixture.py. Only what the assistant says is a target.
+Starts from the weights of ``<run>/base`` and, so that the first steps are not thrown away, from its
+optimizer moments; the learning rates are those of its beginning, times ``--lr-scale``.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,14 +22,22 @@ from nanochat.common.errors import UserError
 from nanochat.common.paths import atomic_write
 from nanochat.common.ranks import compute_dtype
 from nanochat.common.ranks import ranks as join_ranks
-from nanochat.data import count_rows, lay_end_to_end
+from nanochat.data import Source, count_rows, lay_end_to_end
+from nanochat.engine import Engine
+from nanochat.evals.tasks import mean_centred, run_tasks
+from nanochat.model import GPT
 from nanochat.optim import Schedule, build_groups
+from nanochat.tasks import Task
+from nanochat.tasks.suite import task_named
+from nanochat.tokenizer import Tokenizer
 from nanochat.train.inputs import TINYWORLD
-from nanochat.train.mixture import ChatInputs, Mixture, chat_inputs, parse_fill
+from nanochat.train.loop import Evaluation
+from nanochat.train.mixture import Mixture, make_mixture, parse, parse_fill, tinyworld_sources
 from nanochat.train.run import exclusive, is_done, result_options, run_dir
 from nanochat.train.stage import Batch, Stage, run_stage
 
 ENDLESS_STEPS = 500
+SLOTS = 32  # prompts that decode together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,16 +49,18 @@ class ChatSFTConfig:
     out: Path | None = None
     """Folder of the run, instead of --run."""
     data: tuple[str, ...] = (TINYWORLD,)
-    """Ingredients: tinyworld, tasks by name, folders, globs or files of .jsonl(.zst|.gz) and
-    .parquet; each may end in :TIMES or @ROWS, its weight (train/mixture.py)."""
+    """tinyworld, tasks, and folders, globs or files of .jsonl(.zst|.gz) or .parquet; each may end
+    in :TIMES (its rows that often) or @ROWS (so many of them)."""
     fill: tuple[str, ...] = ()
     """KEY=VALUE ...: what stands for {{KEY}} in the rows of files."""
+    eval_data: Path | None = None
+    """Folder of the sets of the tasks; NANOCHAT_HOME/eval, and fetched, if not given."""
     device_batch_size: int = 32
     """Rows of one micro-batch on one device; lower it when memory runs out."""
     total_batch_size: int = 524_288
     """Tokens of one optimizer step over all devices."""
     num_epochs: int = 1
-    """Times to go through the mixture; tinyworld alone has no end and counts as 500 steps."""
+    """Times to go through the data; tinyworld alone has no end, so it is taken for 500 steps."""
     num_iterations: int | None = None
     """Steps, instead of --num-epochs."""
     lr_scale: float = 0.8
@@ -60,6 +74,12 @@ class ChatSFTConfig:
     """Steps between validations."""
     eval_tokens: int = 262_144
     """Tokens of held-out conversations to validate on."""
+    eval_tasks: tuple[str, ...] = ()
+    """Tasks to measure accuracy on: tinyworld/facts, gsm8k, ...; none if not given."""
+    chat_eval_every: int = 200
+    """Steps between these."""
+    eval_examples: int = 64
+    """Held-out examples of each task."""
     save_every: int = 200
     """Steps between checkpoints."""
     resume: bool = False
@@ -69,7 +89,12 @@ class ChatSFTConfig:
 def chat_sft(config: ChatSFTConfig) -> None:
     """Train, evaluate and save under ``<run>/sft``; continues there with ``resume``."""
     folder = run_dir(config.run, config.out)
-    options = result_options(config) | {"data": shlex.join(config.data), "fill": list(config.fill)}
+    options = result_options(config) | {
+        "data": shlex.join(config.data),
+        "fill": shlex.join(config.fill) or None,
+        "num_epochs": None if config.num_iterations else config.num_epochs,
+        "eval_data": None,  # where the sets are does not matter
+    }
     with join_ranks(config.device) as ranks, exclusive(folder, is_main=ranks.is_main):
         if is_done(folder, "chat_sft", options):
             return
@@ -80,16 +105,10 @@ def chat_sft(config: ChatSFTConfig) -> None:
             device_batch_size=config.device_batch_size,
             seq_len=model.config.seq_len,
         )
-        inputs = chat_inputs(
-            config.data,
-            tokenizer,
-            seq_len=batch.seq_len,
-            seed=config.seed,
-            fill=parse_fill(config.fill),
-        )
-        length = _length(config, inputs, batch, bos=tokenizer.bos)
-        if ranks.is_main and inputs.mixture is not None:
-            _tell(folder, inputs.mixture, length)
+        course = _course(config, tokenizer, batch)
+        if ranks.is_main and course.mixture is not None:
+            _tell(folder, course.mixture, course)
+        tasks = [task_named(name, config.eval_data) for name in config.eval_tasks]
         stage = Stage(
             name="chat_sft",
             checkpoint="sft",
@@ -102,9 +121,9 @@ def chat_sft(config: ChatSFTConfig) -> None:
                 weight_decay=0.0,
             ),
             optimizer_state=load_train(folder / "base").tensors,
-            schedule=Schedule.linear(length.num_steps, peak_lr=config.lr_scale),
-            train_source=inputs.train,
-            val_source=inputs.val,
+            schedule=Schedule.linear(course.num_steps, peak_lr=config.lr_scale),
+            train_source=course.train,
+            val_source=course.val,
             render=lay_end_to_end,
             batch=batch,
             seed=config.seed,
@@ -114,37 +133,69 @@ def chat_sft(config: ChatSFTConfig) -> None:
             lr_scale=meta["lr_scale"],
             options=options,
             metrics={"num_parameters": model.config.num_parameters()}
-            | ({} if length.num_epochs is None else {"num_epochs": length.num_epochs}),
+            | ({} if course.num_epochs is None else {"num_epochs": course.num_epochs}),
+            evaluations=_accuracies(config, model, tokenizer, tasks) if tasks else (),
         )
         run_stage(stage, folder, ranks, resume=config.resume)
 
 
 @dataclass(frozen=True)
-class _Length:
+class _Course:
+    """What is learnt, and for how long."""
+
+    train: Source
+    val: Source
     num_steps: int
-    num_epochs: float | None  # that these steps are; None where the data have no end
+    mixture: Mixture | None = None  # None where tinyworld alone has no end
+    num_epochs: float | None = None  # of the mixture in these steps
 
 
-def _length(config: ChatSFTConfig, inputs: ChatInputs, batch: Batch, *, bos: int) -> _Length:
+def _course(config: ChatSFTConfig, tokenizer: Tokenizer, batch: Batch) -> _Course:
     """Raises: UserError if the data do not fill one step, and nobody said how many to take."""
-    if inputs.mixture is None:
-        return _Length(config.num_iterations or ENDLESS_STEPS, None)
-    rows_per_step = batch.total_batch_size // batch.seq_len
-    rows = count_rows(inputs.train, render=lay_end_to_end, bos=bos, seq_len=batch.seq_len)
+    seq_len = batch.seq_len
+    if config.data == (TINYWORLD,):
+        train, val = tinyworld_sources(tokenizer, seq_len=seq_len, seed=config.seed)
+        return _Course(train, val, config.num_iterations or ENDLESS_STEPS)
+    mixture = make_mixture(
+        [parse(word) for word in config.data],
+        tokenizer,
+        seq_len=seq_len,
+        seed=config.seed,
+        fill=parse_fill(config.fill),
+        sets=config.eval_data,
+    )
+    rows_per_step = batch.total_batch_size // seq_len
+    rows = count_rows(mixture.train, render=lay_end_to_end, bos=tokenizer.bos, seq_len=seq_len)
     if config.num_iterations is None and rows < rows_per_step:
         raise UserError(
-            f"chat_sft: the data fill {rows} rows of {batch.seq_len} tokens, but a step takes "
-            f"{rows_per_step}; lower --total-batch-size, or give --num-iterations"
+            f"chat_sft: a step takes {rows_per_step} rows of {seq_len} tokens, the data fill "
+            f"{rows}; lower --total-batch-size, or give --num-iterations"
         )
     num_steps = config.num_iterations or math.ceil(config.num_epochs * rows / rows_per_step)
-    return _Length(num_steps, num_steps * rows_per_step / rows)
+    return _Course(mixture.train, mixture.val, num_steps, mixture, num_steps * rows_per_step / rows)
 
 
-def _tell(folder: Path, mixture: Mixture, length: _Length) -> None:
+def _tell(folder: Path, mixture: Mixture, course: _Course) -> None:
     """Show the composition, and keep it beside the record."""
-    say(f"chat_sft: {length.num_steps} steps, {length.num_epochs:.3g} epochs of")
+    say(f"chat_sft: {course.num_steps} steps, {course.num_epochs:.3g} epochs of")
     for line in mixture.lines():
         say(line)
     parts = [asdict(part) for part in mixture.parts]
-    body = {"num_epochs": length.num_epochs, "parts": parts}
+    body = {"num_epochs": course.num_epochs, "parts": parts}
     atomic_write(folder / "chat_sft" / "mixture.json", json.dumps(body, indent=1) + "\n")
+
+
+def _accuracies(
+    config: ChatSFTConfig, model: GPT, tokenizer: Tokenizer, tasks: Sequence[Task]
+) -> tuple[Evaluation]:
+    """Accuracy on each task, and the mean of what is above guessing."""
+
+    def measure() -> dict[str, float]:
+        model.eval()
+        with Engine(model, tokenizer, slots=SLOTS, is_exact=False) as engine:
+            results = run_tasks(engine, tasks, num_examples=config.eval_examples, seed=config.seed)
+        model.train()
+        named = {f"accuracy/{result.name}": result.accuracy for result in results}
+        return {"mean_centred": mean_centred(results), **named}
+
+    return (Evaluation(config.chat_eval_every, measure),)

@@ -27,7 +27,7 @@ from nanochat.evals.bpb import bits_per_byte
 from nanochat.model import GPT
 from nanochat.optim import MuonAdamW, Schedule
 from nanochat.tokenizer import Tokenizer
-from nanochat.train.loop import Position, train
+from nanochat.train.loop import Evaluation, Position, train
 from nanochat.train.run import find_resume, write_record
 
 
@@ -81,6 +81,7 @@ class Stage:
     lr_scale: float  # batch factor of pretraining's rates, which later stages start from
     options: dict[str, Any]  # that decide the result
     metrics: dict[str, float]  # known before training, for the record
+    evaluations: tuple[Evaluation, ...] = ()  # besides bits per byte
 
 
 def run_stage(stage: Stage, folder: Path, ranks: Ranks, *, resume: bool) -> None:
@@ -161,8 +162,7 @@ def run_stage(stage: Stage, folder: Path, ranks: Ranks, *, resume: bool) -> None
             num_steps=num_steps,
             position=position,
             set_rates=lambda step: stage.schedule.apply(optimizer.param_groups, step),
-            evaluate=evaluate,
-            eval_every=stage.eval_every,
+            evaluations=(Evaluation(stage.eval_every, evaluate), *stage.evaluations),
             save=save,
             save_every=stage.save_every,
             log=log,
