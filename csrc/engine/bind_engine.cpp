@@ -195,7 +195,29 @@ void bind_engine(py::module_& m) {
             self.logits(tokens, data);
             return out;
           },
-          arg("tokens"), "Softcapped logits (tokens, vocab_size) fp32 after each of the tokens.");
+          arg("tokens"), "Softcapped logits (tokens, vocab_size) fp32 after each of the tokens.")
+      .def(
+          "scores",
+          [](Engine& self, std::vector<std::vector<std::pair<std::vector<int32_t>, int>>> groups) {
+            std::vector<std::vector<std::pair<double, bool>>> out;
+            const py::gil_scoped_release release;
+            std::vector<engine::ScoredGroup> scored;
+            for (auto& group : groups) {
+              scored.emplace_back();
+              for (auto& [tokens, first] : group)
+                scored.back().push_back({std::move(tokens), first});
+            }
+            for (const auto& group : self.scores(scored)) {
+              out.emplace_back();
+              for (const engine::RowScore& row : group) {
+                out.back().emplace_back(row.nats, row.is_greedy);
+              }
+            }
+            return out;
+          },
+          arg("groups"),
+          "For each row (tokens, first scored) of each group: nats, and whether each scored token "
+          "is the likeliest.");
 }
 
 }  // namespace nanochat

@@ -182,6 +182,17 @@ void Engine::logits(std::span<const int32_t> tokens, float* out) {
   give_up();
 }
 
+std::vector<std::vector<RowScore>> Engine::scores(std::span<const ScoredGroup> groups) {
+  const Guest guest(*this);
+  const std::scoped_lock lock(step_mutex_);
+  Scorer scorer(*model_, cache_,
+                {.vocab_size = options_.vocab_size,
+                 .context = options_.context,
+                 .softcap = options_.softcap,
+                 .max_chunk = options_.max_chunk});
+  return scorer.score(groups);
+}
+
 // What follows runs on the engine's thread.
 
 void Engine::run() noexcept {

@@ -29,6 +29,7 @@
 #include "engine/model.h"
 #include "engine/prompt_lookup.h"
 #include "engine/sampler.h"
+#include "engine/scorer.h"
 
 namespace nanochat::engine {
 
@@ -98,6 +99,8 @@ class Engine {
   [[nodiscard]] Statistics statistics();
   // Softcapped logits (tokens, vocab_size), computed between two steps.
   void logits(std::span<const int32_t> tokens, float* out);
+  // How likely tokens are (scorer.h), computed between two steps.
+  [[nodiscard]] std::vector<std::vector<RowScore>> scores(std::span<const ScoredGroup> groups);
   // Other weights in place of the model's; keys and values of those before are forgotten. What is
   // submitted meanwhile waits for the new ones. Throws std::runtime_error while there are requests,
   // and what Model::load throws.

@@ -290,6 +290,23 @@ class Engine:
                 self._core.load_weights(_views(model))
             self.model = model
 
+    def scores(
+        self, groups: Sequence[Sequence[tuple[list[int], int]]]
+    ) -> list[list[tuple[float, bool]]]:
+        """How likely tokens are, by the kernels that generate; requests wait meanwhile.
+
+        Args:
+            groups: Of rows that begin alike: token ids, and from which one on they are scored.
+        Returns: For each row -log p in nats, summed, and whether each token was the likeliest.
+        Raises: NotImplementedError for another backend than native; ValueError for a row that has
+            nothing to score, unknown ids, or more tokens than the context and one.
+        """
+        from nanochat import _core
+
+        if not isinstance(self._core, _core.Engine):
+            raise NotImplementedError("engine: scores are the native backend's; ask the model")
+        return self._core.scores(groups)
+
     def close(self) -> None:
         """Cancel what is running or queued and end the threads. May be called again."""
         self._is_closed = True
