@@ -12,7 +12,8 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch.distributed as dist
 
@@ -93,6 +94,13 @@ class EvalResult:
         return sum(passes) / len(passes)
 
     @property
+    def passes(self) -> dict[int, float]:
+        """pass@k for k = 2, 4, 8, ... and all samples; empty if there is one of each example."""
+        n = self.num_samples
+        powers = {1 << i for i in range(1, n.bit_length())}
+        return {k: self.pass_at(k) for k in sorted({*powers, n} - {1})}
+
+    @property
     def groups(self) -> dict[str, tuple[int, int]]:
         """Right samples and all samples of each group, by name; empty if the task has none."""
         found: dict[str, tuple[int, int]] = {}
@@ -101,6 +109,21 @@ class EvalResult:
                 right, total = found.get(group, (0, 0))
                 found[group] = (right + int(record["correct"]), total + self.num_samples)
         return dict(sorted(found.items()))
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """All but the records, JSON-ready: a line of a table."""
+        low, high = self.interval
+        counts = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "records"}
+        return {
+            **counts,
+            "accuracy": self.accuracy,
+            "low": low,
+            "high": high,
+            "centred": self.centred,
+            "pass_at": self.passes,
+            "groups": {name: right / total for name, (right, total) in self.groups.items()},
+        }
 
 
 def mean_centred(results: Sequence[EvalResult]) -> float:

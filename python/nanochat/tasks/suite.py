@@ -1,8 +1,9 @@
-"""Tasks by name, and the six of ChatCORE."""
+"""Tasks by name, and the lists of them that have one: tinyworld's eight, ChatCORE's six."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat.common.errors import UserError
@@ -10,6 +11,42 @@ from nanochat.tasks import arc, gsm8k, humaneval, mmlu, spelling_bee, tinyworld
 from nanochat.tasks.base import Task
 
 CHATCORE = ("arc_easy", "arc_challenge", "mmlu", "gsm8k", "humaneval", "spelling_bee")
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Tasks to run, and why those of a list that cannot run here are missing."""
+
+    tasks: tuple[Task, ...]
+    missing: Mapping[str, str]
+
+
+def suite(names: str, folder: Path | None, *, unsafe_local: bool = False) -> Suite:
+    """The tasks of ``names``, which are tinyworld, chatcore and single ones, with commas between.
+
+    Raises: UserError for a name that is none, a task named singly that cannot run here, or if no
+        task is left.
+    """
+    tasks: dict[str, Task] = {}
+    missing: dict[str, str] = {}
+    for name in filter(None, (part.strip() for part in names.split(","))):
+        if name == "tinyworld":
+            tasks |= {task.name: task for task in tinyworld.TASKS}
+            continue
+        for member in CHATCORE if name == "chatcore" else (name,):
+            try:
+                task = task_named(member, folder, unsafe_local=unsafe_local)
+                task.examples("val", n=1, seed=0)  # its files are there
+            except UserError as error:
+                if name != "chatcore":
+                    raise
+                missing[member] = str(error)
+            else:
+                tasks[task.name] = task
+    if not tasks:
+        reasons = "".join(f"; {name}: {reason}" for name, reason in missing.items())
+        raise UserError(f"tasks: no task of {names!r} can run here{reasons}")
+    return Suite(tuple(tasks.values()), missing)
 
 
 def task_named(name: str, folder: Path | None, *, unsafe_local: bool = False) -> Task:

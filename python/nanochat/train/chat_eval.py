@@ -1,4 +1,4 @@
-"""Run the chat tasks on the finetuned model of a run, and hold three conversations to read."""
+"""Run tasks on the chat model of a run, and hold three conversations to read."""
 
 from __future__ import annotations
 
@@ -6,19 +6,23 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from nanochat.checkpoint import load_model
-from nanochat.common.console import Ticker, say, ticker
+from nanochat.common.console import say, ticker
+from nanochat.common.errors import UserError
 from nanochat.common.figures import duration
 from nanochat.common.paths import atomic_write
-from nanochat.common.ranks import compute_dtype, default_device
+from nanochat.common.ranks import Ranks, compute_dtype, ranks
 from nanochat.common.record import Measure, now
 from nanochat.engine import Engine, Sampling
-from nanochat.evals.stories import story_bpb
 from nanochat.evals.generation import content_parts
+from nanochat.evals.records import write_records
+from nanochat.evals.stories import story_bpb
 from nanochat.evals.tasks import EvalResult, mean_centred, run_tasks
-from nanochat.tasks import TASKS
+from nanochat.tasks import Task
+from nanochat.tasks.suite import CHATCORE, suite
+from nanochat.tasks.tinyworld import TinyworldTask
 from nanochat.tokenizer import Tokenizer
 from nanochat.train.run import (
     Stopwatch,
@@ -30,6 +34,9 @@ from nanochat.train.run import (
 )
 
 SLOTS = 32  # prompts that decode together
+MAX_ANSWER_TOKENS = 512  # of a task over files; HumanEval and GSM8K reason that long
+MAX_TINYWORLD_TOKENS = 128
+TOP_K = 50  # of several samples
 MAX_REPLY_TOKENS = 150
 MIN_REPLY_TOKENS = 40  # a conversation ends when the context has no room for so many
 
@@ -43,16 +50,29 @@ CONVERSATIONS = (
 
 @dataclass(frozen=True, kw_only=True)
 class ChatEvalConfig:
-    """Evaluate the chat model of a run on tinyworld's tasks, held-out questions."""
+    """Evaluate the chat model of a run on tasks, with questions that it did not learn from."""
 
     run: str = "default"
     """Name of the run: its folder is NANOCHAT_HOME/runs/<run>."""
     out: Path | None = None
     """Folder of the run, instead of --run."""
+    model: Literal["sft", "rl"] = "sft"
+    """The model after finetuning, or after reinforcement learning."""
+    tasks: str = "tinyworld"
+    """tinyworld, chatcore (six sets, fetched where they are not there), or single tasks such as
+    gsm8k; with commas between them."""
+    eval_data: Path | None = None
+    """Folder of evaluation sets; NANOCHAT_HOME/eval if not given."""
     num_examples: int = 200
-    """Examples of each task."""
+    """Examples of each task; 0 takes whole sets."""
+    num_samples: int = 1
+    """Replies to each prompt that is not multiple choice; several give pass@k."""
+    temperature: float | None = None
+    """Of the replies; if not given, 0 for one and 1 for several."""
+    unsafe_local_exec: bool = False
+    """Let HumanEval run the model's code unprotected where this machine cannot isolate it."""
     num_stories: int = 500
-    """Stories to compare with their entropy bound."""
+    """Stories to compare with their entropy bound (tinyworld only)."""
     seed: int = 42
     device: str | None = None
     """cuda, cpu or mps; the best one there if not given."""
@@ -61,66 +81,130 @@ class ChatEvalConfig:
 
 
 def chat_eval(config: ChatEvalConfig) -> None:
-    """Measure ``<run>/sft``: write the record, and each example to ``chat_eval/<task>.jsonl``."""
+    """Measure ``<run>/sft`` (or rl) and print it; write the record and every example.
+
+    ``chat_eval/tasks.json`` has a row for each task, ``chat_eval/<task>.jsonl`` one for each
+    example. For the model after reinforcement learning the folder is ``chat_eval_rl``.
+    """
     folder = run_dir(config.run, config.out)
-    options = result_options(config)
-    with exclusive(folder):
-        if is_done(folder, "chat_eval", options):
+    stage = "chat_eval" if config.model == "sft" else f"chat_eval_{config.model}"
+    options = result_options(config) | {"eval_data": None}  # where the sets are does not matter
+    with ranks(config.device) as world, exclusive(folder, is_main=world.is_main):
+        if is_done(folder, stage, options):
             return
+        tasks = _tasks(config, world)
         started, watch = now(), Stopwatch()
-        device = config.device or default_device()
-        dtype = compute_dtype(device, config.dtype)
-        model, tokenizer, _ = load_model(folder / "sft", device=device, dtype=dtype)
-        stories, bound = story_bpb(
-            model, tokenizer, num_stories=config.num_stories, seed=config.seed
-        )
-        metrics: dict[str, float | Measure] = {"story_bpb": Measure(value=stories, bound=bound)}
+        dtype = compute_dtype(world.device, config.dtype)
+        model, tokenizer, _ = load_model(folder / config.model, device=world.device, dtype=dtype)
+        metrics: dict[str, float | Measure] = {}
+        if world.is_main and any(isinstance(task, TinyworldTask) for task in tasks):
+            stories, bound = story_bpb(
+                model, tokenizer, num_stories=config.num_stories, seed=config.seed
+            )
+            metrics["story_bpb"] = Measure(value=stories, bound=bound)
         with Engine(model, tokenizer, slots=SLOTS, is_exact=False) as engine:
-            results = _run_tasks(engine, config, folder)
+            results = [_run_task(engine, task, config, folder / stage, world) for task in tasks]
+            if not world.is_main:
+                return
             conversations = [
                 {"messages": converse(engine, tokenizer, lines, seed=config.seed)}
                 for lines in CONVERSATIONS
             ]
-        metrics["mean_centred"] = mean_centred(results)
-        for result in results:
-            metrics[result.name] = result.measure
+        table = [result.row for result in results]
+        atomic_write(folder / stage / "tasks.json", json.dumps(table, indent=1) + "\n")
         write_record(
             folder,
-            "chat_eval",
+            stage,
             started=started,
             seconds=watch.seconds,
-            model="sft",
+            model=config.model,
             config=options,
-            metrics=metrics,
+            metrics=metrics | _metrics(results),
             conversations=conversations,
         )
 
 
-def _run_tasks(engine: Engine, config: ChatEvalConfig, folder: Path) -> list[EvalResult]:
-    """Results of all tasks; says each when it is known and keeps its examples."""
-    results = []
-    for task in TASKS:
-        with ticker(f"chat-eval {task.name}", config.num_examples) as bar:
-
-            def progress(_: str, num_done: int, __: int, bar: Ticker = bar) -> None:
-                bar.update(num_done)
-
-            (result,) = run_tasks(
-                engine,
-                [task],
-                num_examples=config.num_examples,
-                seed=config.seed,
-                on_progress=progress,
-            )
-        lines = "".join(json.dumps(row) + "\n" for row in result.records)
-        atomic_write(folder / "chat_eval" / f"{task.name}.jsonl", lines)
-        low, high = result.interval
-        say(
-            f"  {task.name:<13} {100 * result.accuracy:5.1f} %  ({100 * low:.1f} to "
-            f"{100 * high:.1f}), chance {100 * result.chance:.0f}, {duration(result.seconds)}"
+def _tasks(config: ChatEvalConfig, world: Ranks) -> tuple[Task, ...]:
+    """The tasks asked for; says which of ChatCORE are missing. The first rank fetches."""
+    if config.num_examples < 0 or config.num_samples < 1:
+        raise UserError(
+            "chat-eval: --num-examples must be at least 0 and --num-samples at least 1, got "
+            f"{config.num_examples} and {config.num_samples}"
         )
-        results.append(result)
-    return results
+    if not world.is_main:
+        world.barrier()
+    found = suite(config.tasks, config.eval_data, unsafe_local=config.unsafe_local_exec)
+    if world.is_main:
+        world.barrier()
+        for name, reason in found.missing.items():
+            say(f"chat-eval: without {name}: {reason}")
+    if config.num_examples == 0 and any(isinstance(task, TinyworldTask) for task in found.tasks):
+        raise UserError("chat-eval: tinyworld has no end; give --num-examples")
+    return found.tasks
+
+
+def _run_task(
+    engine: Engine, task: Task, config: ChatEvalConfig, folder: Path, world: Ranks
+) -> EvalResult:
+    """The result of a task; says it when it is known and keeps its examples."""
+    num_examples = config.num_examples or 10**9
+    is_tinyworld = isinstance(task, TinyworldTask)
+    several = config.num_samples > 1
+    total = len(task.examples("val", n=num_examples, seed=config.seed))
+    share = len(range(world.rank, total, world.world_size))
+    with ticker(f"chat-eval {task.name}", share, quiet=not world.is_main) as bar:
+        (result,) = run_tasks(
+            engine,
+            [task],
+            num_examples=num_examples,
+            max_tokens=MAX_TINYWORLD_TOKENS if is_tinyworld else MAX_ANSWER_TOKENS,
+            num_samples=config.num_samples,
+            temperature=float(several) if config.temperature is None else config.temperature,
+            top_k=TOP_K if several else None,
+            seed=config.seed,
+            on_progress=lambda _name, num_done, _total: bar.update(num_done),
+        )
+    if world.is_main:
+        write_records(folder / f"{task.name}.jsonl", result.records)
+        say(f"  {describe(result)}")
+    return result
+
+
+def describe(result: EvalResult) -> str:
+    """A line of the table: accuracy, what guessing gets, size, and what was not as it should."""
+    low, high = result.interval
+    odd = {
+        "prompts too long": result.num_too_long,
+        "replies without an answer": result.num_unanswered,
+        "programs that did not end": result.num_timeouts,
+        "malformed rows left out": result.num_malformed,
+        "rows there twice": result.num_duplicates,
+    }
+    return (
+        f"{result.name:<13} {100 * result.accuracy:5.1f} %  ({100 * low:.1f} to "
+        f"{100 * high:.1f}), chance {100 * result.chance:.0f}, {result.num_examples} examples, "
+        f"{duration(result.seconds)}"
+        + "".join(f", pass@{k} {100 * value:.1f} %" for k, value in result.passes.items())
+        + (f", {len(result.groups)} subjects" if result.groups else "")
+        + "".join(f", {number} {what}" for what, number in odd.items() if number)
+    )
+
+
+def _metrics(results: Sequence[EvalResult]) -> dict[str, float | Measure]:
+    """Each task, the mean, and ChatCORE, under a name that says so where tasks are missing."""
+    metrics: dict[str, float | Measure] = {}
+    core = [result for result in results if result.name in CHATCORE]
+    others = [result for result in results if result.name not in CHATCORE]
+    if others:
+        metrics["mean_centred"] = mean_centred(others)
+    if core:
+        value, count, total = mean_centred(core), len(core), len(CHATCORE)
+        metrics["chat_core" if count == total else f"chat_core_{count}_of_{total}"] = value
+        say(f"chat-eval: ChatCORE {value:.4f}, the mean of {count} of {total} tasks")
+    for result in results:
+        metrics[result.name] = result.measure
+        metrics |= {f"{result.name}_pass_at_{k}": value for k, value in result.passes.items()}
+    return metrics
 
 
 def converse(
