@@ -57,7 +57,7 @@ def test_killed_continued_finished_and_again(tmp_path: Path) -> None:
     assert "tok_train: done before" in out
     assert "now talk to it:" in out
     card = (run / "report.md").read_text()
-    for word in ("val bpb", "arithmetic", "plots/base_train.png", "## Conversations"):
+    for word in ("val bpb", "arithmetic", "plots/base_train_loss.svg", "## Conversations"):
         assert word in card
     stages = {path.parent.name for path in run.glob("*/stage.json")}
     assert stages == {"tok_train", "base_train", "base_eval", "chat_sft", "chat_eval"}

@@ -1,105 +1,151 @@
-"""Loss and throughput of a training stage as one PNG; the same rows give the same file."""
+"""Which charts a run deserves: the series of its logs, and its accuracies with their intervals.
+
+One run has a chart per quantity, its series told apart by colour. Several runs have a chart per
+series, the runs told apart by colour, so that a colour means one thing on a page.
+"""
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Sequence
+from dataclasses import replace
 
-from nanochat.common.paths import atomic_write
+from nanochat.common.figures import count
+from nanochat.report.charts import Interval, Line, interval_chart, line_chart
+from nanochat.report.content import Figure, Figures, one_line
+from nanochat.report.measures import SUMS, label
+from nanochat.report.runs import Rows, Run
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+# Quantity to its title; each is a chart of a stage.
+QUANTITIES = {
+    "loss": "Training loss, nats per token",
+    "bpb": "Held-out text, bits per byte",
+    "throughput": "Throughput, tokens per second",
+    "reward": "Reward",
+    "pass": "Share of questions solved in k tries",
+    "score": "Score, 0 is guessing",
+}
+_NOISY = ("loss", "throughput", "reward")  # drawn faint, with their running mean in front
+_FROM_ZERO = ("throughput", "pass")
 
-BLUE, ORANGE, GREEN, GREY = "#2f6db5", "#d9772b", "#3d8f5f", "#7a7a7a"
-VALIDATION = {"val_bpb": ("validation", ORANGE), "story_bpb": ("stories", GREEN)}
-
-Rows = Sequence[Mapping[str, float]]
-
-
-def plot_training(
-    rows: Rows, path: Path, *, title: str, bounds: Mapping[str, float] | None = None
-) -> bool:
-    """Draw ``rows`` of a metrics log into ``path``; False, and no file, if there is no loss yet.
-
-    Args:
-        rows: Dicts with step, and any of loss, tokens_per_second, val_bpb, story_bpb.
-        bounds: Floor of a bpb by its name, drawn as a dashed line.
-    """
-    if not _series(rows, "loss")[0]:
-        return False
-    # The object interface: pyplot would keep figures in a global and could open a window.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10.5, 3.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2, width_ratios=[3, 2])
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color="#e6e6e6", linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.set_xlabel("step")
-    _draw_loss(left, rows, bounds or {})
-    _draw_throughput(right, rows)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=130, metadata={"Software": None})
-    atomic_write(path, png.getvalue())
-    return True
+Points = list[tuple[float, float]]
 
 
-def _draw_loss(axes: Axes, rows: Rows, bounds: Mapping[str, float]) -> None:
-    steps, loss = _series(rows, "loss")
-    axes.plot(steps, loss, color=BLUE, alpha=0.25, linewidth=0.8)
-    axes.plot(steps, smooth(loss), color=BLUE, linewidth=1.8, label="training loss")
-    axes.set_ylabel("loss, nats per token", color=BLUE)
-    axes.set_title("loss", fontsize=10, loc="left")
-    handles = axes.get_lines()[1:]
-    measured = [name for name in VALIDATION if _series(rows, name)[0]]
-    if measured:
-        twin = axes.twinx()
-        twin.spines["top"].set_visible(False)
-        twin.set_ylabel("bits per byte")
-        for name in measured:
-            label, color = VALIDATION[name]
-            handles += twin.plot(
-                *_series(rows, name), "o-", color=color, markersize=4, linewidth=1, label=label
-            )
-            if name in bounds:
-                floor = f"floor of {label}"
-                handles.append(
-                    twin.axhline(bounds[name], color=color, ls="--", linewidth=1, label=floor)
-                )
-    axes.legend(handles=handles, frameon=False, fontsize=8, loc="upper right")
+def quantity(series: str) -> str | None:
+    """What a column of a log measures; None for what is not drawn (lr, seconds, ...)."""
+    if series == "loss":
+        return "loss"
+    if series.endswith("_bpb"):
+        return "bpb"
+    if series == "tokens_per_second":
+        return "throughput"
+    if series == "reward" or series.endswith("_reward"):
+        return "reward"
+    if series.startswith("pass_at_"):
+        return "pass"
+    return "score" if series in SUMS else None
 
 
-def _draw_throughput(axes: Axes, rows: Rows) -> None:
-    steps, rate = _series(rows, "tokens_per_second")
-    axes.set_title("throughput", fontsize=10, loc="left")
-    axes.set_ylabel("thousand tokens per second")
-    if not steps:
-        return
-    axes.plot(steps, [r / 1e3 for r in rate], color=GREY, alpha=0.4, linewidth=0.8)
-    median = sorted(rate)[len(rate) // 2] / 1e3
-    axes.axhline(median, color=BLUE, linewidth=1.5, label=f"median {median:,.4g}")
-    axes.set_ylim(0, 1.15 * max(rate) / 1e3)
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+def training_figures(runs: Sequence[Run]) -> list[Figures]:
+    """For each stage with a log in any of the runs, in the order of the journey."""
+    stages = dict.fromkeys(stage for run in runs for stage in run.logs)
+    found = ((stage, _stage_figures(stage, runs)) for stage in stages)
+    return [Figures(f"Training, {stage}", figures) for stage, figures in found if figures]
 
 
-def smooth(values: Sequence[float], decay: float = 0.9) -> list[float]:
+def _stage_figures(stage: str, runs: Sequence[Run]) -> tuple[Figure, ...]:
+    names = dict.fromkeys(n for run in runs for row in run.logs.get(stage, ()) for n in row)
+    figures = []
+    for kind, title in QUANTITIES.items():
+        series = [name for name in names if quantity(name) == kind]
+        groups = [series] if len(runs) == 1 else [[name] for name in series]
+        for group in groups:
+            lines = _lines(stage, kind, group, runs)
+            if all(len(line.points) < 2 for line in lines if not line.is_dashed):
+                continue  # one value is no chart; the tables have it
+            several = len(runs) > 1 and len(series) > 1
+            shown = f"{title}: {label(group[0])}" if several else title
+            name = re.sub(r"\W", "_", f"{stage}_{group[0] if several else kind}", flags=re.ASCII)
+            alt = f"{shown}, of {stage}. {_in_words(lines)}"
+            if len(runs) == 1 and sum(bool(line.label) for line in lines) == 1:
+                lines = [replace(line, label="") for line in lines]  # the title says what it is
+            svg = line_chart(shown, lines, x_label="step", zero=kind in _FROM_ZERO)
+            figures.append(Figure(name, svg, alt))
+    return tuple(figures)
+
+
+def _lines(stage: str, kind: str, group: Sequence[str], runs: Sequence[Run]) -> list[Line]:
+    lines = []
+    for r, run in enumerate(runs):
+        for s, name in enumerate(group):
+            points = _points(run.logs.get(stage, ()), name)
+            if not points:
+                continue
+            text, color = (label(name), s) if len(runs) == 1 else (run.name, r)
+            if kind in _NOISY:
+                lines.append(Line("", points, color, is_faint=True))
+                points = smooth(points)
+            lines.append(Line(text, points, color, has_marks=kind not in _NOISY))
+            if kind == "bpb" and name in run.bounds:
+                floor = [(x, run.bounds[name]) for x in (points[0][0], points[-1][0])]
+                lines.append(Line(f"floor, {text}", floor, color, is_dashed=True))
+    return lines
+
+
+def _points(rows: Rows, name: str) -> Points:
+    return [(row["step"], row[name]) for row in rows if math.isfinite(row.get(name, math.nan))]
+
+
+def smooth(points: Points, decay: float = 0.9) -> Points:
     """Exponential mean without the bias of its start."""
     mean, weight, out = 0.0, 0.0, []
-    for value in values:
-        mean = decay * mean + (1 - decay) * value
+    for x, y in points:
+        mean = decay * mean + (1 - decay) * y
         weight = decay * weight + (1 - decay)
-        out.append(mean / weight)
+        out.append((x, mean / weight))
     return out
 
 
-def _series(rows: Rows, name: str) -> tuple[list[float], list[float]]:
-    """Steps and finite values of the rows that have ``name``."""
-    points = [(r["step"], r[name]) for r in rows if name in r and math.isfinite(r[name])]
-    return [step for step, _ in points], [value for _, value in points]
+def _in_words(lines: Sequence[Line]) -> str:
+    """For who cannot see the chart: where each line begins and ends."""
+    parts = []
+    for line in lines:
+        if line.label and not line.is_dashed:
+            (first, from_value), (last, to_value) = line.points[0], line.points[-1]
+            parts.append(
+                f"{one_line(line.label)}: {count(from_value)} at step {first:.0f}, "
+                f"{count(to_value)} at step {last:.0f}."
+            )
+    return " ".join(parts)
+
+
+def interval_figure(runs: Sequence[Run]) -> list[Figure]:
+    """Every accuracy that has an interval; none if there is none.
+
+    One run: a colour per model. Several: a colour per run, a row per model and task.
+    """
+    single = len(runs) == 1
+    found = [
+        (r, model, name, measured.measure)
+        for r, run in enumerate(runs)
+        for model in run.models
+        for name, measured in run.ordered_measures(model)
+        if measured.measure.low is not None and measured.measure.chance is not None
+    ]
+    if not found:
+        return []
+    models = list(dict.fromkeys(model for _, model, _, _ in found))
+    rows: dict[tuple[str, str], tuple[float | None, list[Interval]]] = {}
+    for r, model, name, m in found:
+        assert m.low is not None and m.high is not None
+        color = models.index(model) if single else r
+        title = label(name) if single else f"{label(name)}, {model}"
+        _, intervals = rows.setdefault((title, name), (m.chance, []))
+        intervals.append(Interval(m.value, m.low, m.high, color))
+    svg = interval_chart(
+        "Accuracy and its 95 % interval; the dotted mark is chance",
+        [(title, chance, intervals) for (title, _), (chance, intervals) in rows.items()],
+        labels=models if single else [run.name for run in runs],
+    )
+    return [Figure("accuracies", svg, "Accuracies with their intervals; the table has the numbers")]

@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from nanochat.common.record import read_stages
 from nanochat.report import tables
-from nanochat.report.card import headline
+from nanochat.report.card import facts
+from nanochat.report.content import Table, one_line, plain
+from nanochat.report.runs import Run
 
 
 def print_summary(
-    run_dir: Path, console: Console | None = None, *, dollars_per_hour: float = 0.0
+    run: Run, console: Console | None = None, *, dollars_per_hour: float = 0.0
 ) -> None:
-    """Print measures, time and cost of the run in ``run_dir``."""
+    """Print measures, time and cost of ``run``."""
     console = console or Console()
-    records = read_stages(run_dir)
     for table in (
-        tables.measures(records),
-        tables.stages(records, dollars_per_hour=dollars_per_hour),
+        tables.measures(run).without_column("measured by"),  # a console is narrow
+        tables.stages(run, dollars_per_hour=dollars_per_hour),
     ):
         if table.rows:
-            console.print(_rich(table))
-    console.print(Text(headline(records, dollars_per_hour=dollars_per_hour)))
+            print_table(table, console)
+    items = facts(run, dollars_per_hour=dollars_per_hour).items
+    console.print(Text("; ".join(f"{value} {label}" for value, label in items)))
 
 
-def _rich(table: tables.Table) -> RichTable:
+def print_table(table: Table, console: Console) -> None:
     rich = RichTable(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for name in table.header:
-        rich.add_column(name)
+        rich.add_column(Text(one_line(name)))
     for row in table.rows:
-        style = "bold" if row[0] == "total" else ""
-        rich.add_row(*(Text(cell) for cell in row), style=style)
-    return rich
+        cells = [Text(one_line(plain(cell))) for cell in row.cells]
+        rich.add_row(*cells, style="bold" if row.kind == "sum" else "")
+    console.print(rich)

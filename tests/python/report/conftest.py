@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nanochat.common.hardware import Hardware
-from nanochat.common.record import Measure, MetricsLog, StageRecord, write_stage
+from nanochat.common.record import Measure, MetricsLog, StageRecord, read_stages, write_stage
+from nanochat.report import markdown
+from nanochat.report.card import card
+from nanochat.report.runs import read_run
 
 LAPTOP = Hardware(
     cpu="Imaginary 9000",
@@ -34,10 +39,21 @@ TOOL_USE = {
         },
     ]
 }
+HOSTILE_TEXT = (
+    "<script>alert(1)</script><img src=x onerror=alert(1)>",
+    "</td></table></section><style>*{display:none}</style>",
+    "<a href='javascript:alert(1)'>a</a> \" onmouseover=alert(1) x=\"",
+    "[link](javascript:alert(1)) ![image](https://evil.example/x.png)",
+    "https://evil.example www.evil.example a@evil.example &lt;b&gt;",
+    "# heading\n| a | b |\n| --- | --- |\n**bold**\n===\n- item\n1. one",
+    "```\nout of the fence\n~~~\n````````\n</pre>",
+    "reversed \u202e txet \u2066 nul \x00 bell \x07 half \ud800 mark \ufeff",
+    "long " + 20_000 * "x",
+    "\r\n\r<!-- -->\t<![CDATA[ ]]>",
+)
 HOSTILE = {
     "messages": [
-        {"role": "user", "content": "<script>alert(1)</script>"},
-        {"role": "assistant", "content": "# heading\n| a | b |\n**bold** ``` fence"},
+        {"role": role, "content": text} for text in HOSTILE_TEXT for role in ("user", "assistant")
     ]
 }
 
@@ -56,7 +72,9 @@ def record(minute: int, **fields: Any) -> StageRecord:
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
     run = tmp_path / "run"
-    accuracy = Measure(value=0.975, low=0.953, high=0.987, chance=0.25, num_examples=400)
+    accuracy = Measure(
+        value=0.975, low=0.953, high=0.987, chance=0.25, num_examples=400, num_too_long=2
+    )
     write_stage(run, "tok_train", record(0, seconds=4.2, metrics={"vocab_size": 4096}))
     write_stage(
         run,
@@ -73,7 +91,11 @@ def run_dir(tmp_path: Path) -> Path:
             samples=["Once upon a time there was a *fox*."],
         ),
     )
-    write_stage(run, "chat_sft", record(8, model="sft", metrics={"val_bpb": 0.5}))
+    write_stage(
+        run,
+        "chat_sft",
+        record(8, model="sft", metrics={"val_bpb": 0.5}, config={"lr_scale": 0.25}),
+    )
     write_stage(
         run,
         "chat_eval",
@@ -89,3 +111,26 @@ def run_dir(tmp_path: Path) -> Path:
             log.write(step=step, loss=8.0 / step + 2, tokens_per_second=6e3 + step, lr=1.0)
         log.write(step=50, val_bpb=0.91, story_bpb=1.1)
     return run
+
+
+@pytest.fixture
+def other_run(run_dir: Path, tmp_path: Path) -> Path:
+    """The same journey with another rate, a worse score, and no log."""
+    other = tmp_path / "other"
+    shutil.copytree(run_dir, other)
+    (other / "base_train" / "metrics.jsonl").unlink()
+    change(other, "chat_sft", config={"lr_scale": 0.5}, seconds=90.0)
+    worse = Measure(value=0.9, low=0.867, high=0.926, chance=0.25, num_examples=400)
+    change(other, "chat_eval", metrics={"capitals": worse, "mean_centred": 0.8667})
+    return other
+
+
+def change(run: Path, stage: str, **fields: Any) -> None:
+    """Replace ``fields`` of a record."""
+    write_stage(run, stage, replace(read_stages(run)[stage], **fields))
+
+
+def page_of(folder: Path, *, dollars_per_hour: float = 0.0) -> str:
+    """The card of a run as markdown, without its figures."""
+    page = card(read_run(folder), dollars_per_hour=dollars_per_hour)
+    return markdown.render(page, lambda figure: f"plots/{figure}.svg")

@@ -1,4 +1,4 @@
-"""Plots: drawn when there is something to draw, whatever the rows lack."""
+"""Plots: whatever series there are, and no crash for what the rows lack."""
 
 from __future__ import annotations
 
@@ -7,29 +7,96 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.report.plots import plot_training, smooth
+from nanochat.common.record import Measure
+from nanochat.report.plots import interval_figure, quantity, smooth, training_figures
+from nanochat.report.runs import Run, read_run
+
+from .conftest import record
+
+
+def run_with(rows: list[dict[str, float]], name: str = "a") -> Run:
+    return Run(name, Path("/nowhere"), {}, {"chat_rl": rows})
 
 
 def test_smooth_starts_at_the_first_value_and_keeps_constants() -> None:
-    assert smooth([3.0, 3.0, 3.0]) == pytest.approx([3.0, 3.0, 3.0])
+    points = [(1.0, 3.0), (2.0, 3.0), (5.0, 3.0)]
+    assert [y for _, y in smooth(points)] == pytest.approx([3.0, 3.0, 3.0])
+    assert [x for x, _ in smooth(points)] == [1.0, 2.0, 5.0]
     assert smooth([]) == []
 
 
-def test_nothing_to_draw(tmp_path: Path) -> None:
-    assert not plot_training([], tmp_path / "a.png", title="a")
-    assert not plot_training([{"step": 1, "loss": math.nan}], tmp_path / "a.png", title="a")
-    assert not (tmp_path / "a.png").exists()
+def test_series_of_reinforcement_learning() -> None:
+    rows = [
+        {"step": i, "loss": 1.0, "reward": 0.1 * i, "pass_at_1": 0.1, "pass_at_8": 0.5, "lr": 1.0}
+        for i in range(3)
+    ]
+    (group,) = training_figures([run_with(rows)])
+    assert [f.name for f in group.figures] == ["chat_rl_loss", "chat_rl_reward", "chat_rl_pass"]
+    tries = group.figures[-1]
+    assert "pass@1" in tries.svg and "pass@8" in tries.svg
+    assert "pass@8: 0.5 at step 0, 0.5 at step 2." in tries.alt
+
+
+def test_a_chart_per_series_when_there_are_several_runs() -> None:
+    rows = [{"step": i, "pass_at_1": 0.1, "pass_at_8": 0.5} for i in range(3)]
+    (group,) = training_figures([run_with(rows, "mine"), run_with(rows, "theirs")])
+    assert [f.name for f in group.figures] == ["chat_rl_pass_at_1", "chat_rl_pass_at_8"]
+    for figure in group.figures:
+        assert "mine" in figure.svg and "theirs" in figure.svg
 
 
 @pytest.mark.parametrize(
-    "row",
+    "rows",
     [
-        {"step": 1, "loss": 2.0},
-        {"step": 1, "loss": 2.0, "tokens_per_second": 5.0},
-        {"step": 1, "loss": 2.0, "val_bpb": 1.0, "story_bpb": math.inf},
+        [],
+        [{"step": 1}],
+        [{"step": 1, "loss": math.nan}, {"step": 2, "loss": math.inf}],
+        [{"step": 1, "loss": 2.0}],  # one value is no chart
+        [{"step": 1, "lr": 2.0}, {"step": 2, "lr": 1.0}],
     ],
 )
-def test_rows_may_lack_columns(tmp_path: Path, row: dict[str, float]) -> None:
-    path = tmp_path / "a.png"
-    assert plot_training([row], path, title="a", bounds={"val_bpb": 0.9})
-    assert path.read_bytes().startswith(b"\x89PNG")
+def test_nothing_to_draw(rows: list[dict[str, float]]) -> None:
+    assert training_figures([run_with(rows)]) == []
+
+
+def test_rows_may_lack_columns() -> None:
+    rows = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0, "val_bpb": math.inf}, {"step": 3}]
+    (group,) = training_figures([run_with(rows)])
+    assert [f.name for f in group.figures] == ["chat_rl_loss"]
+
+
+def test_the_floor_is_drawn(run_dir: Path) -> None:
+    run = read_run(run_dir)
+    rows = [{"step": i, "story_bpb": 1.5} for i in range(2)]
+    (group,) = training_figures([Run(run.name, run.folder, run.records, {"base_train": rows})])
+    assert "floor, story bpb" in group.figures[0].svg
+
+
+def test_names_of_files_hold_no_path() -> None:
+    rows = [{"step": i, "../../x_bpb": 1.0} for i in range(2)]
+    (group,) = training_figures([run_with(rows, "a"), run_with(rows, "b")])
+    run = Run("a", Path("/nowhere"), {}, {"../stage": rows})
+    (other,) = training_figures([run])
+    for figure in (*group.figures, *other.figures):
+        assert "/" not in figure.name and "." not in figure.name
+
+
+def test_intervals_of_both_models_and_of_both_runs() -> None:
+    m = Measure(value=0.5, low=0.4, high=0.6, chance=0.25, num_examples=90)
+    records = {
+        "base_eval": record(0, model="base", metrics={"mmlu": m, "val_bpb": Measure(value=1.0)}),
+        "chat_eval": record(1, model="sft", metrics={"mmlu": m, "gsm8k": m}),
+    }
+    run = Run("mine", Path("/nowhere"), records, {})
+    (figure,) = interval_figure([run])
+    assert figure.svg.count("MMLU") == 1 and "sft" in figure.svg
+    (figure,) = interval_figure([run, Run("theirs", Path("/nowhere"), records, {})])
+    assert "MMLU, base" in figure.svg and "MMLU, sft" in figure.svg and "theirs" in figure.svg
+    assert interval_figure([Run("a", Path("/nowhere"), {}, {})]) == []
+
+
+def test_what_is_drawn() -> None:
+    assert quantity("val_bpb") == "bpb"
+    assert quantity("mean_reward") == "reward"
+    assert quantity("chat_core") == "score"
+    assert quantity("seconds") is None
