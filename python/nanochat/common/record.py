@@ -47,6 +47,7 @@ class Measure:
     num_examples: int | None = None
     num_malformed: int | None = None  # rows of the set that could not be read, not among examples
     num_too_long: int | None = None  # examples that did not fit the context, counted as wrong
+    num_cropped: int | None = None  # examples whose prompt lost its beginning to fit the context
     num_unanswered: int | None = None  # replies without an answer to grade, counted as wrong
 
     def __post_init__(self) -> None:
