@@ -31,6 +31,12 @@ COMMANDS = {
         "evaluate it: bpb, samples",
     ),
     "chat-sft": ("nanochat.train.sft", "ChatSFTConfig", "chat_sft", "finetune it on conversations"),
+    "chat-rl": (
+        "nanochat.train.rl",
+        "ChatRLConfig",
+        "chat_rl",
+        "let it learn from rewards of its answers",
+    ),
     "chat-eval": ("nanochat.train.chat_eval", "ChatEvalConfig", "chat_eval", "run the chat tasks"),
     "chat-web": ("nanochat.serve", "ChatWebConfig", "run_chat_web", "serve it over websockets"),
     "chat-cli": ("nanochat.chat", "ChatCliConfig", "run_chat_cli", "chat in the terminal"),
