@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import marshal
+import math
 import os
 import secrets
 import selectors
@@ -82,11 +83,11 @@ def run_python(
         memory_mib: Address space of the program, interpreter included.
         max_output_bytes: Of standard output and standard error together.
         unsafe_local: Where there is no isolation, run without it instead of refusing.
-    Raises: SandboxUnavailable where nothing isolates; ValueError for limits that are not positive.
+    Raises: SandboxUnavailable where nothing isolates; ValueError for a limit that is none.
     """
-    if not (timeout_s > 0 and memory_mib > 0 and max_output_bytes > 0):
+    if not (0 < timeout_s < math.inf and memory_mib > 0 and max_output_bytes > 0):
         raise ValueError(
-            "sandbox: limits must be positive, got "
+            "sandbox: limits must be positive and finite, got "
             f"timeout_s={timeout_s}, memory_mib={memory_mib}, max_output_bytes={max_output_bytes}"
         )
     limits = _Limits(timeout_s, memory_mib, max_output_bytes)
@@ -223,7 +224,7 @@ def _watch(
         for fd in streams.received:
             selector.register(fd, selectors.EVENT_READ)
         while verdict is None and status in selector.get_map():
-            for key, _ in selector.select(max(0.0, deadline - time.monotonic())):
+            for key, _ in selector.select(min(60.0, max(0.0, deadline - time.monotonic()))):
                 if not streams.read(key.fd):
                     selector.unregister(key.fd)
             now = time.monotonic()
@@ -252,10 +253,10 @@ def _judge(said: list[str], token: bytes) -> tuple[Status, int | None]:
     if not said:  # init did not live to say it
         return "killed", None
     exit_code, told = os.waitstatus_to_exitcode(int(said[1])), bytes.fromhex("".join(said[2:]))
+    if told == token + program.MEMORY:  # however the interpreter then ended, short as it was
+        return "memory", exit_code
     if exit_code == -signal.SIGXCPU:
         return "timeout", None
     if exit_code < 0:
         return "killed", exit_code
-    if told == token + program.MEMORY:
-        return "memory", exit_code
     return ("ok" if (told, exit_code) == (token + program.END, 0) else "error"), exit_code
