@@ -15,14 +15,13 @@ from nanochat.report.content import (
     Code,
     Console,
     Facts,
-    Figures,
     Page,
     Paragraph,
     Sample,
     Section,
 )
 from nanochat.report.measures import label, show
-from nanochat.report.plots import interval_figure, training_figures
+from nanochat.report.plots import accuracy_figures, training_figures
 from nanochat.report.runs import MODELS, Run
 
 MAX_CONVERSATIONS = 3
@@ -33,7 +32,7 @@ def card(run: Run, *, dollars_per_hour: float) -> Page:
     """What there is to say about ``run``."""
     sections = [
         Section("Measures", tuple(_measures(run))),
-        Section("Beside published models", tuple(_published(run))),
+        Section("Beside published models", tuple(_published(run, dollars_per_hour))),
         Section("Training", tuple(_training(run))),
         Section("Conversations", tuple(_conversations(run))),
         Section("The base model continues", tuple(_samples(run))),
@@ -43,7 +42,7 @@ def card(run: Run, *, dollars_per_hour: float) -> Page:
         Section("The command for every number", tuple(_commands(run, dollars_per_hour))),
     ]
     return Page(
-        "nanochat report card",
+        f"nanochat report card: {run.name}",
         facts(run, dollars_per_hour=dollars_per_hour),
         tuple(_notes(run)),
         tuple(section for section in sections if section.blocks),
@@ -65,17 +64,21 @@ def facts(run: Run, *, dollars_per_hour: float) -> Facts:
             value = show(name, run.measures(model)[name].measure).split(" (")[0]
             items.append((value, f"{label(name)}, {model} model"))
     stages = f"{len(run.records)} stage{'s' * (len(run.records) != 1)}"
-    items.append((duration(run.seconds), f"for {stages}"))
-    items.append((dollars(run.seconds / 3600 * dollars_per_hour), "spent"))
+    cost = dollars(run.seconds / 3600 * dollars_per_hour)
+    items.append((duration(run.seconds), f"for {stages}, {cost}"))
     return Facts(tuple(items))
 
 
 def _notes(run: Run) -> Iterator[Paragraph]:
+    if run.records:
+        began = next(iter(run.records.values())).started
+        machines = "; ".join(tables.machine_name(hardware) for hardware in run.machines)
+        commits = dict.fromkeys(record.commit or "unknown" for record in run.records.values())
+        codes = tables.codes(commits)
+        yield Paragraph((f"Begun {began[:10]} on {machines}, commit ", *codes, "."))
     if run.missing:
-        names: list[str | Code] = []
-        for stage in run.missing:
-            names += [", ", Code(stage)] if names else [Code(stage)]
-        yield Paragraph(("The journey is not complete, no record of: ", *names, "."))
+        stages = tables.codes(run.missing)
+        yield Paragraph(("The journey is not complete, no record of ", *stages, "."))
 
 
 def _measures(run: Run) -> Iterator[Block]:
@@ -84,24 +87,29 @@ def _measures(run: Run) -> Iterator[Block]:
         yield Paragraph("No model has been evaluated yet.")
         return
     yield table
-    if figures := interval_figure([run]):
-        yield Figures("Accuracies", tuple(figures))
+    yield from accuracy_figures([run])
     yield Paragraph(
         "bpb is bits per byte of text that the model has not seen, lower is better; a floor is the "
         "entropy of the generator itself. val bpb is on documents for the base model and on "
         "conversations for a chat model, so the two do not compare. Accuracies carry their 95 % "
-        "Wilson interval; a centred score is 0 for guessing and 1 for all right. What did not fit "
-        "the context or held no answer counts as wrong; malformed rows were not asked."
+        "Wilson interval; a centred score is 0 for guessing and 1 for all right. Prompts that did "
+        "not fit the context and replies without an answer count as wrong; malformed rows were not "
+        "asked."
     )
 
 
-def _published(run: Run) -> Iterator[Block]:
-    found = [table for model in run.models if (table := tables.published(run, model)) is not None]
-    yield from found
-    if found:
+def _published(run: Run, dollars_per_hour: float) -> Iterator[Block]:
+    found = (
+        tables.published(run, model, dollars_per_hour=dollars_per_hour) for model in run.models
+    )
+    shown = [table for table in found if table is not None]
+    yield from shown
+    if shown:
         yield Paragraph(
-            "Published figures are their authors'; none was measured here. They compare only as "
-            "far as the examples are the same ones, and bits per byte only on the same text."
+            "Published figures are their authors'; none was measured here. Times and costs are up "
+            "to that model; those of nanochat are on 8 H100, those of GPT-2 are estimates for "
+            "2019. Scores compare only as far as the examples are the same ones, and bits per "
+            "byte only on the same text."
         )
 
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from nanochat.common.figures import duration
 from nanochat.report import tables
 from nanochat.report.card import price
-from nanochat.report.content import Block, Code, Facts, Figures, Page, Paragraph, Section
-from nanochat.report.plots import interval_figure, training_figures
+from nanochat.report.content import Block, Code, Facts, Page, Paragraph, Section
+from nanochat.report.plots import accuracy_figures, training_figures
 from nanochat.report.runs import Run
 
 
@@ -51,8 +51,7 @@ def _measures(runs: Sequence[Run]) -> Iterator[Block]:
         yield Paragraph("No model of these runs has been evaluated yet.")
         return
     yield table
-    if figures := interval_figure(runs):
-        yield Figures("Accuracies", tuple(figures))
+    yield from accuracy_figures(runs)
 
 
 def _differences(runs: Sequence[Run]) -> Iterator[Block]:

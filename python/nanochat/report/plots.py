@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from nanochat.common.figures import count
+from nanochat.common.record import Measure
 from nanochat.report.charts import Interval, Line, interval_chart, line_chart
 from nanochat.report.content import Figure, Figures, one_line
 from nanochat.report.measures import SUMS, label
@@ -66,7 +67,7 @@ def _stage_figures(stage: str, runs: Sequence[Run]) -> tuple[Figure, ...]:
                 continue  # one value is no chart; the tables have it
             several = len(runs) > 1 and len(series) > 1
             shown = f"{title}: {label(group[0])}" if several else title
-            name = re.sub(r"\W", "_", f"{stage}_{group[0] if several else kind}", flags=re.ASCII)
+            name = _file_name(f"{stage}_{group[0] if several else kind}")
             alt = f"{shown}, of {stage}. {_in_words(lines)}"
             if len(runs) == 1 and sum(bool(line.label) for line in lines) == 1:
                 lines = [replace(line, label="") for line in lines]  # the title says what it is
@@ -120,32 +121,52 @@ def _in_words(lines: Sequence[Line]) -> str:
     return " ".join(parts)
 
 
-def interval_figure(runs: Sequence[Run]) -> list[Figure]:
-    """Every accuracy that has an interval; none if there is none.
+def accuracy_figures(runs: Sequence[Run]) -> list[Figures]:
+    """Every accuracy that has an interval: a chart in which colours are models, or one per model
+    in which they are runs."""
+    models = list(dict.fromkeys(model for run in runs for model in run.models))
+    if len(runs) == 1:
+        columns = [(model, _accuracies(runs[0], model)) for model in models]
+        figures = _intervals("accuracies", "Accuracy and its 95 % interval", columns)
+    else:
+        figures = [
+            figure
+            for model in models
+            for figure in _intervals(
+                f"accuracies_{model}",
+                f"The {model} models and their 95 % intervals",
+                [(run.name, _accuracies(run, model)) for run in runs],
+            )
+        ]
+    return [Figures("Accuracies; the dotted mark is chance", tuple(figures))] if figures else []
 
-    One run: a colour per model. Several: a colour per run, a row per model and task.
-    """
-    single = len(runs) == 1
-    found = [
-        (r, model, name, measured.measure)
-        for r, run in enumerate(runs)
-        for model in run.models
-        for name, measured in run.ordered_measures(model)
-        if measured.measure.low is not None and measured.measure.chance is not None
-    ]
-    if not found:
+
+def _accuracies(run: Run, model: str) -> dict[str, Measure]:
+    measures = ((name, found.measure) for name, found in run.ordered_measures(model))
+    return {n: m for n, m in measures if m.low is not None and m.chance is not None}
+
+
+def _intervals(
+    name: str, title: str, columns: Sequence[tuple[str, Mapping[str, Measure]]]
+) -> list[Figure]:
+    """One chart, a colour per column that has anything; none if none has."""
+    columns = [(text, measures) for text, measures in columns if measures]
+    rows: dict[str, tuple[float | None, list[Interval]]] = {}
+    for color, (_, measures) in enumerate(columns):
+        for task, m in measures.items():
+            assert m.low is not None and m.high is not None
+            _, intervals = rows.setdefault(task, (m.chance, []))
+            intervals.append(Interval(m.value, m.low, m.high, color))
+    if not rows:
         return []
-    models = list(dict.fromkeys(model for _, model, _, _ in found))
-    rows: dict[tuple[str, str], tuple[float | None, list[Interval]]] = {}
-    for r, model, name, m in found:
-        assert m.low is not None and m.high is not None
-        color = models.index(model) if single else r
-        title = label(name) if single else f"{label(name)}, {model}"
-        _, intervals = rows.setdefault((title, name), (m.chance, []))
-        intervals.append(Interval(m.value, m.low, m.high, color))
     svg = interval_chart(
-        "Accuracy and its 95 % interval; the dotted mark is chance",
-        [(title, chance, intervals) for (title, _), (chance, intervals) in rows.items()],
-        labels=models if single else [run.name for run in runs],
+        title,
+        [(label(task), chance, intervals) for task, (chance, intervals) in rows.items()],
+        labels=[text for text, _ in columns],
     )
-    return [Figure("accuracies", svg, "Accuracies with their intervals; the table has the numbers")]
+    return [Figure(_file_name(name), svg, f"{title}; the table above has the numbers")]
+
+
+def _file_name(name: str) -> str:
+    """Without what names of stages and columns could do to a path."""
+    return re.sub(r"\W", "_", name, flags=re.ASCII)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-_CORE_README = "GPT-2 weights under the CORE of DCLM, by karpathy/nanochat (dev/LEADERBOARD.md)"
-_OCTOBER = "karpathy/nanochat, discussion 1, October 2025; 8 x H100"
-_LEADERBOARD = "karpathy/nanochat, dev/LEADERBOARD.md, run 6, 2026; mean of 5 runs, 8 x H100"
+_GPT2 = "karpathy/nanochat, CORE of OpenAI's weights"
+_OCTOBER = "karpathy/nanochat, discussion 1, 10/2025"
+_LEADERBOARD = "karpathy/nanochat, leaderboard run 6"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,28 +31,28 @@ PUBLISHED = (
     Published(
         name="GPT-2 124M",
         model="base",
-        source=_CORE_README,
+        source=_GPT2,
         values={"core": 0.1139},
         num_parameters=124e6,
     ),
     Published(
         name="GPT-2 355M",
         model="base",
-        source=_CORE_README,
+        source=_GPT2,
         values={"core": 0.1849},
         num_parameters=355e6,
     ),
     Published(
         name="GPT-2 774M",
         model="base",
-        source=_CORE_README,
+        source=_GPT2,
         values={"core": 0.2146},
         num_parameters=774e6,
     ),
     Published(
         name="GPT-2 1558M",
         model="base",
-        source=_CORE_README,
+        source=_GPT2,
         values={"core": 0.256525},
         num_parameters=1558e6,
         hours=168,
@@ -77,7 +77,7 @@ PUBLISHED = (
     Published(
         name="nanochat d32, pretrained",
         model="base",
-        source="karpathy/nanochat, 2025; 8 x H100; its size, time and cost only",
+        source="karpathy/nanochat, its cost alone",
         values={},
         num_parameters=1.879e9,
         hours=31.3,

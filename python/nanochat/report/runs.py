@@ -59,6 +59,15 @@ class Run:
     def seconds(self) -> float:
         return sum(record.seconds for record in self.records.values())
 
+    def seconds_until(self, model: str) -> float:
+        """Of all stages up to the last one of ``model``."""
+        seconds = found = 0.0
+        for record in self.records.values():
+            seconds += record.seconds
+            if record.model == model:
+                found = seconds
+        return found
+
     @property
     def missing(self) -> list[str]:
         return [stage for stage in JOURNEY if stage not in self.records]

@@ -11,7 +11,7 @@ from nanochat.report.compare import Difference, difference
 from nanochat.report.content import Code, Inline, Row, Table, Text
 from nanochat.report.measures import label, ordered, set_aside, show
 from nanochat.report.published import comparable
-from nanochat.report.runs import BESIDE, JOURNEY, Measured, Run
+from nanochat.report.runs import BESIDE, JOURNEY, Run
 
 MISSING = "-"
 
@@ -26,37 +26,53 @@ def measures(run: Run) -> Table:
         cells = (
             show(name, found[model].measure) if model in found else MISSING for model in columns
         )
+        numbers = {
+            m: f"{f.measure.num_examples:,}"
+            for m, f in found.items()
+            if f.measure.num_examples is not None
+        }
+        aside = {model: set_aside(measured.measure) for model, measured in found.items()}
         stages = dict.fromkeys(measured.stage for measured in found.values())
         rows.append(
-            Row((label(name), *cells, _against(found), _counts(found), _codes(stages)), kind)
+            Row(
+                (
+                    label(name),
+                    *cells,
+                    _against(names[name]),
+                    _by_model(numbers),
+                    _by_model(aside),
+                    codes(stages),
+                ),
+                kind,
+            )
         )
-    header = ("measure", *columns, "compare with", "examples", "measured by")
-    return Table("Measures, with 95 % intervals", header, tuple(rows))
+    header = ("measure", *columns, "compare with", "examples", "irregular", "measured by")
+    table = Table("Measures, with 95 % intervals", header, tuple(rows))
+    irregular = header.index("irregular")
+    if any(row.cells[irregular] for row in rows):
+        return table
+    return table.without_column("irregular")
 
 
-def _against(found: Mapping[str, Measured]) -> str:
+def _against(measure: Measure) -> str:
     """Floor and chance are properties of the set, so any model's will do."""
-    measure = next(iter(found.values())).measure
     if measure.bound is not None:
         return f"floor {measure.bound:.4f}"
     return f"chance {percent(measure.chance)}" if measure.chance is not None else ""
 
 
-def _counts(found: Mapping[str, Measured]) -> str:
-    """``200, none malformed ...``; model by model where they differ."""
-    texts = {}
-    for model, measured in found.items():
-        number = measured.measure.num_examples
-        aside = set_aside(measured.measure)
-        texts[model] = ", ".join(
-            [*([f"{number:,}"] if number is not None else []), *([aside] if aside else [])]
-        )
-    if len(set(texts.values())) == 1:
-        return next(iter(texts.values()))
+def _number(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"
+
+
+def _by_model(texts: Mapping[str, str]) -> str:
+    """The text once if it is the same for all models, else model by model."""
+    if len(set(texts.values())) <= 1:
+        return next(iter(texts.values()), "")
     return "; ".join(f"{model}: {text}" for model, text in texts.items() if text)
 
 
-def published(run: Run, model: str) -> Table | None:
+def published(run: Run, model: str, *, dollars_per_hour: float) -> Table | None:
     """``model`` of the run beside models that others measured; None if nothing compares."""
     own = run.measures(model)
     text = str(next((r.config["data"] for r in run.records.values() if "data" in r.config), ""))
@@ -66,14 +82,15 @@ def published(run: Run, model: str) -> Table | None:
     if not names:
         return None
     size = own.get("num_parameters")
+    seconds = run.seconds_until(model)
     rows = [
         Row(
             (
                 f"this run, {model}",
                 *(show(name, own[name].measure) for name in names),
                 count(size.measure.value) if size else MISSING,
-                duration(run.seconds),
-                "",
+                duration(seconds),
+                _cost(seconds, dollars_per_hour),
                 "measured here",
             ),
             "sum",
@@ -122,18 +139,22 @@ def _cost(seconds: float, dollars_per_hour: float) -> str:
     return dollars(seconds / 3600 * dollars_per_hour)
 
 
-def machine(hardware: Hardware, stages: Sequence[str], commits: Sequence[str]) -> Table:
+def machine_name(hardware: Hardware) -> str:
     gpus = [f"{hardware.gpus.count(name)} x {name}" for name in dict.fromkeys(hardware.gpus)]
-    memory = f", {hardware.gpu_memory_gib:.0f} GiB each" if gpus else ""
+    return ", ".join(gpus) or f"{hardware.cpu}, {hardware.num_cores} cores"
+
+
+def machine(hardware: Hardware, stages: Sequence[str], commits: Sequence[str]) -> Table:
+    memory = f", {hardware.gpu_memory_gib:.0f} GiB each"
     cuda = f", CUDA {hardware.cuda}" if hardware.cuda else ", without CUDA"
     rows: list[tuple[Text, Text]] = [
         ("CPU", f"{hardware.cpu}, {hardware.num_cores} cores"),
         ("memory", f"{hardware.memory_gib:.1f} GiB"),
-        ("GPU", ", ".join(gpus) + memory if gpus else "none"),
+        ("GPU", machine_name(hardware) + memory if hardware.gpus else "none"),
         ("system", hardware.system),
         ("software", f"Python {hardware.python}, torch {hardware.torch}{cuda}"),
-        ("nanochat", (f"{hardware.nanochat}, commit ", *_codes(commits or ["unknown"]))),
-        ("stages", _codes(stages)),
+        ("nanochat", (f"{hardware.nanochat}, commit ", *codes(commits or ["unknown"]))),
+        ("stages", codes(stages)),
     ]
     return Table("Machine", ("part", "what"), tuple(Row(row) for row in rows))
 
@@ -146,7 +167,7 @@ def backends(served: Mapping[str, str]) -> Table:
 def options(run: Run) -> Table:
     """What every stage was asked to do, defaults included."""
     rows = (
-        Row((Code(stage), _codes(f"{name}={value}" for name, value in record.config.items())))
+        Row((Code(stage), codes(f"{name}={value}" for name, value in record.config.items())))
         for stage, record in run.records.items()
         if record.config
     )
@@ -243,12 +264,11 @@ def _circumstances(run: Run, stage: str) -> dict[str, str]:
     record = run.records[stage]
     if record.hardware is None:
         return {"commit": record.commit}
-    gpus = ", ".join(record.hardware.gpus)
-    machine = f"{record.hardware.cpu}, {record.hardware.num_cores} cores"
-    return {"commit": record.commit, "machine": gpus or machine, "torch": record.hardware.torch}
+    machine = machine_name(record.hardware)
+    return {"commit": record.commit, "machine": machine, "torch": record.hardware.torch}
 
 
-def _codes(texts: Iterable[str]) -> tuple[Inline, ...]:
+def codes(texts: Iterable[str]) -> tuple[Inline, ...]:
     """Each set as code, a space between."""
     parts: list[Inline] = []
     for text in texts:

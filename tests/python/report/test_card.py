@@ -20,11 +20,12 @@ def test_says_every_number(run_dir: Path) -> None:
     text = page_of(run_dir)
     assert "**36.7M** parameters" in text
     assert "**96.7 %** mean of the tasks, centred, sft model" in text
-    assert "**8 min 05 s** for 5 stages" in text
-    assert "| val bpb | 0.9100 | 0.5000 |  |  | `base_eval` `chat_sft` |" in text
-    assert "| story bpb | 1.1000 (floor +10.0 %) | - | floor 1.0000 |  | `base_eval` |" in text
+    assert "**8 min 05 s** for 5 stages, \\$0" in text
+    assert "Begun 2026-01-01 on Imaginary 9000, 2 cores, commit `v0.1.0-3-gabcdef0`." in text
+    assert "| val bpb | 0.9100 | 0.5000 |  |  |  | `base_eval` `chat_sft` |" in text
+    assert "| story bpb | 1.1000 (floor +10.0 %) | - | floor 1.0000 |  |  | `base_eval` |" in text
     assert (
-        "| &nbsp;&nbsp;capitals | - | 97.5 % (95.3 to 98.7) | chance 25.0 % | 400, 2 too long "
+        "| &nbsp;&nbsp;capitals | - | 97.5 % (95.3 to 98.7) | chance 25.0 % | 400 | 2 too long "
         "| `chat_eval` |"
     ) in text
     assert "| **mean of the tasks, centred** | - | 96.7 % |" in text
@@ -39,7 +40,7 @@ def test_says_every_number(run_dir: Path) -> None:
 def test_counts_of_two_models_are_told_apart(run_dir: Path) -> None:
     accuracy = Measure(value=0.5, chance=0.25, num_examples=10, num_unanswered=0)
     change(run_dir, "base_eval", metrics={"capitals": accuracy})
-    assert "| base: 10, none; sft: 400, 2 too long |" in page_of(run_dir)
+    assert "| base: 10; sft: 400 | base: none; sft: 2 too long |" in page_of(run_dir)
 
 
 def test_is_a_pure_function_of_the_folder(run_dir: Path, tmp_path: Path) -> None:
@@ -70,7 +71,7 @@ def test_says_how_to_talk_to_the_last_model(run_dir: Path) -> None:
 def test_a_missing_stage_is_said_to_be_missing(run_dir: Path, stage: str) -> None:
     (run_dir / stage / "stage.json").unlink()
     text = page_of(run_dir)
-    assert f"no record of: `{stage}`." in text
+    assert f"no record of `{stage}`." in text
     assert f"| `{stage}` |" in text
 
 
@@ -82,7 +83,7 @@ def test_a_run_that_is_still_training_has_a_card(run_dir: Path) -> None:
     text = page_of(run_dir)
     assert "No model has been evaluated yet." in text
     assert "plots/base_train_loss.svg" in text
-    assert "for 0 stages" in text
+    assert "for 0 stages, \\$0" in text
 
 
 def test_cost_is_hours_times_price(run_dir: Path) -> None:
@@ -108,7 +109,7 @@ def test_published_figures_stand_beside_the_same_measure_alone(run_dir: Path) ->
     assert "GPT-2" not in page_of(run_dir)
     change(run_dir, "base_eval", metrics={"core": 0.2, "val_bpb": 0.9})
     text = page_of(run_dir)
-    assert "| **this run, base** | 0.2000 | 36.7M |" in text
+    assert "| **this run, base** | 0.2000 | 36.7M | 6 min 05 s | \\$0 |" in text
     assert "| GPT-2 1558M | 0.2565 | 1.56B |" in text
     assert "0.7180" not in text  # bits per byte of another text
     assert "ARC-Easy" not in text

@@ -32,7 +32,7 @@ def test_columns_are_runs(run_dir: Path, other_run: Path) -> None:
     assert "| &nbsp;&nbsp;capitals | sft | 97.5 % (95.3 to 98.7) | 90.0 % (86.7 to 92.6) |" in text
     assert "| `chat_sft` | 1 min 00 s, \\$0.60 | 1 min 30 s, \\$0.90 |" in text
     assert "| `chat_sft` | lr scale | `0.25` | `0.5` |" in text
-    assert "plots/accuracies.svg" in text
+    assert "plots/accuracies_sft.svg" in text
     assert "plots/base_train_loss.svg" in text  # of the one run that has a log
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nanochat.common.record import Measure
-from nanochat.report.plots import interval_figure, quantity, smooth, training_figures
+from nanochat.report.plots import accuracy_figures, quantity, smooth, training_figures
 from nanochat.report.runs import Run, read_run
 
 from .conftest import record
@@ -88,11 +88,13 @@ def test_intervals_of_both_models_and_of_both_runs() -> None:
         "chat_eval": record(1, model="sft", metrics={"mmlu": m, "gsm8k": m}),
     }
     run = Run("mine", Path("/nowhere"), records, {})
-    (figure,) = interval_figure([run])
+    (group,) = accuracy_figures([run])
+    (figure,) = group.figures
     assert figure.svg.count("MMLU") == 1 and "sft" in figure.svg
-    (figure,) = interval_figure([run, Run("theirs", Path("/nowhere"), records, {})])
-    assert "MMLU, base" in figure.svg and "MMLU, sft" in figure.svg and "theirs" in figure.svg
-    assert interval_figure([Run("a", Path("/nowhere"), {}, {})]) == []
+    (group,) = accuracy_figures([run, Run("theirs", Path("/nowhere"), records, {})])
+    assert [f.name for f in group.figures] == ["accuracies_base", "accuracies_sft"]
+    assert all("mine" in f.svg and "theirs" in f.svg for f in group.figures)
+    assert accuracy_figures([Run("a", Path("/nowhere"), {}, {})]) == []
 
 
 def test_what_is_drawn() -> None:
