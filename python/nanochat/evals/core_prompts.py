@@ -142,8 +142,9 @@ def question_texts(task: CoreTask, row: Row) -> list[str]:
 def scored_from(task: CoreTask, ids: Sequence[Sequence[int]]) -> list[int]:
     """For each row the index of the first scored token: from 1 to its length - 1."""
     if task.kind == "schema":
-        common = common_prefix([tokens[::-1] for tokens in ids])
-        return [max(1, min(len(tokens) - common, len(tokens) - 1)) for tokens in ids]
+        # A first token has nothing before it that it could follow.
+        common = min(common_prefix([tokens[::-1] for tokens in ids]), min(map(len, ids)) - 1)
+        return [len(tokens) - max(1, common) for tokens in ids]
     shortest = min(map(len, ids))
     if task.kind == "language_modeling":  # the first row is the prompt, the second is scored
         shortest = len(ids[1])
