@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from statistics import fmean
 from typing import Any
 
 import torch.distributed as dist
@@ -23,7 +24,7 @@ from nanochat.engine import Engine, Sampling
 from nanochat.engine.sampling import MAX_SEED
 from nanochat.evals.choices import choose
 from nanochat.evals.generation import answer
-from nanochat.evals.records import Record
+from nanochat.evals.records import Record, num_right
 from nanochat.evals.statistics import mean_interval, pass_at_k, wilson_interval
 from nanochat.tasks import Example, Task
 from nanochat.tasks.rows import RowTask
@@ -71,7 +72,7 @@ class EvalResult:
     def interval(self) -> tuple[float, float]:
         if self.num_samples == 1:
             return wilson_interval(self.num_correct, self.num_examples)
-        return mean_interval([record["correct"] / self.num_samples for record in self.records])
+        return mean_interval([num_right(record) / self.num_samples for record in self.records])
 
     @property
     def measure(self) -> Measure:
@@ -90,8 +91,7 @@ class EvalResult:
 
     def pass_at(self, k: int) -> float:
         """Chance that one of ``k`` samples is right, mean over the examples."""
-        passes = [pass_at_k(self.num_samples, int(r["correct"]), k) for r in self.records]
-        return sum(passes) / len(passes)
+        return fmean(pass_at_k(self.num_samples, num_right(r), k) for r in self.records)
 
     @property
     def passes(self) -> dict[int, float]:
@@ -107,7 +107,7 @@ class EvalResult:
         for record in self.records:
             if group := record.get("group"):
                 right, total = found.get(group, (0, 0))
-                found[group] = (right + int(record["correct"]), total + self.num_samples)
+                found[group] = (right + num_right(record), total + self.num_samples)
         return dict(sorted(found.items()))
 
     @property
@@ -241,7 +241,7 @@ def _record(task: str, index: int, example: Example, samples: Sequence[Record]) 
     if len(samples) == 1:
         return {**record, "correct": samples[0]["verdict"] == "right", **samples[0]}
     num_correct = sum(sample["verdict"] == "right" for sample in samples)
-    return {**record, "correct": num_correct, "samples": list(samples)}
+    return {**record, "num_correct": num_correct, "samples": list(samples)}
 
 
 def _text_of(content: str | Sequence[Mapping[str, str]]) -> str:

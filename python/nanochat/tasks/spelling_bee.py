@@ -61,7 +61,7 @@ def task(folder: Path | None) -> SpellingTask:
 
 def simple(folder: Path | None) -> SpellingTask:
     """Spelling alone, to learn from before counting."""
-    return SpellingTask("spelling", folder, _spelling)
+    return SpellingTask("simple_spelling", folder, _spelling)
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def task_named(name: str, folder: Path | None, *, unsafe_local: bool = False) ->
         "gsm8k": gsm8k.task,
         "humaneval": lambda folder: humaneval.task(folder, unsafe_local=unsafe_local),
         "spelling_bee": spelling_bee.task,
-        "spelling": spelling_bee.simple,
+        "simple_spelling": spelling_bee.simple,
     }
     generated: dict[str, Task] = {f"tinyworld/{task.name}": task for task in tinyworld.TASKS}
     if name in generated:

@@ -1,4 +1,4 @@
-"""Accuracy on tasks: the arithmetic, batching that changes nothing, prompts that do not fit."""
+"""Accuracy on tasks: the arithmetic, and everything that is counted."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
-import torch
 
-from nanochat.engine import Completion, Engine, Piece, Sampling, Usage
-from nanochat.evals import choices as evals
-from nanochat.evals.choices import reply_nats
-from nanochat.evals.generation import content_parts
-from nanochat.evals.statistics import wilson_interval
+from nanochat.engine import Engine, Sampling
+from nanochat.evals.statistics import mean_interval, wilson_interval
 from nanochat.evals.tasks import EvalResult, mean_centred, run_tasks
-from nanochat.model import GPT
 from nanochat.tasks import TASKS, Example, Kind
-from nanochat.tokenizer import Tokenizer
+from nanochat.tasks.base import Verdict, ask, graded
+from nanochat.tasks.choice import choice_example
+from nanochat.tasks.files import Rows
+from nanochat.tasks.rows import Row, RowTask
 
 LETTERS = ("A", "B", "C", "D")
 
@@ -64,77 +62,10 @@ def test_centring() -> None:
     assert mean_centred([result(25, 100, 0.25), result(50, 100, 0.0)]) == 0.25
 
 
-@pytest.mark.parametrize(
-    ("num_correct", "num_examples", "low", "high"),
-    [
-        (0, 10, 0.0, 0.2775),
-        (10, 10, 0.7225, 1.0),
-        (5, 10, 0.2366, 0.7634),
-        (81, 263, 0.2553, 0.3662),
-    ],
-)
-def test_wilson_interval(num_correct: int, num_examples: int, low: float, high: float) -> None:
-    assert wilson_interval(num_correct, num_examples) == pytest.approx((low, high), abs=1e-4)
-
-
 def test_measure_carries_the_interval_and_chance() -> None:
     measure = result(5, 10, 0.25).measure
     assert (measure.value, measure.chance, measure.num_examples) == (0.5, 0.25, 10)
     assert (measure.low, measure.high) == wilson_interval(5, 10)
-
-
-def test_reply_nats_are_those_of_each_pair_alone(
-    tiny_model: GPT, byte_tokenizer: Tokenizer
-) -> None:
-    texts = (("a", "b"), ("hello there", "you"), ("abc", "xy z"), ("x" * 130, "!"))
-    pairs = [
-        (byte_tokenizer.encode(prompt), byte_tokenizer.encode(reply)) for prompt, reply in texts
-    ]
-    together = reply_nats(tiny_model, pairs, pad=byte_tokenizer.bos)
-    for (prompt, reply), value in zip(pairs, together, strict=True):
-        ids = torch.tensor([[*prompt, *reply]])
-        with torch.no_grad():
-            logp = torch.log_softmax(tiny_model(ids[:, :-1]), dim=-1)[0, len(prompt) - 1 :]
-        alone = -logp[torch.arange(len(reply)), torch.tensor(reply)].sum()
-        torch.testing.assert_close(value, alone, rtol=1e-4, atol=1e-4)
-
-
-def test_the_choice_is_the_likeliest_of_the_choices(
-    tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whatever the batches; the likeliest token of all is a small letter (see conftest)."""
-    questions = ["Which one?" + " indeed" * i for i in range(5)]
-    task = Quiz(questions, check=lambda reply: reply == "B")
-    (whole,) = run_tasks(tiny_engine, [task])
-    monkeypatch.setattr(evals, "CHOICE_TOKENS", 80)
-    (parts,) = run_tasks(tiny_engine, [task])
-    assert parts.records == whole.records
-    tokenizer = tiny_engine.tokenizer
-    for record, question in zip(whole.records, questions, strict=True):
-        message = {"role": "user", "content": question}
-        prompt = tokenizer.render_prompt({"messages": [message]})
-        with torch.no_grad():
-            logits = tiny_engine.model(torch.tensor([prompt]))[0, -1]
-        want = max(LETTERS, key=lambda letter: logits[tokenizer.encode(letter)[0]])
-        assert record["text"] == want
-        assert record["correct"] == (want == "B")
-    assert whole.num_correct == sum(record["correct"] for record in whole.records)
-
-
-def test_choices_of_several_tokens_are_weighed_whole(
-    tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also when the choices of one question fall into different batches."""
-    choices = ("A", "yes, it is", "no", "zz")
-    task = Quiz(["?", "what?"], check=bool, choices=choices)
-    tokenizer = tiny_engine.tokenizer
-    prompt = tokenizer.render_prompt({"messages": [{"role": "user", "content": "?"}]})
-    pairs = [(prompt, tokenizer.encode(choice)) for choice in choices]
-    nats = reply_nats(tiny_engine.model, pairs, pad=tokenizer.bos).tolist()
-    for tokens in (16_384, 30):
-        monkeypatch.setattr(evals, "CHOICE_TOKENS", tokens)
-        (got,) = run_tasks(tiny_engine, [task])
-        assert got.records[0]["text"] == choices[nats.index(min(nats))]
 
 
 def test_generative_replies_are_greedy_and_read_by_the_task(tiny_engine: Engine) -> None:
@@ -194,19 +125,84 @@ def test_the_tasks_of_tinyworld_run(tiny_engine: Engine) -> None:
     json.dumps([r.records for r in results])  # one line each of a JSONL
 
 
-def test_stretches_of_text_are_joined_and_tool_calls_kept_apart() -> None:
-    pieces = [
-        Piece("text", "Let me "),
-        Piece("text", "see."),
-        Piece("tool_call", "6*7"),
-        Piece("tool_output", "42"),
-        Piece("text", "42."),
+VERDICTS: dict[str, Verdict] = {"r": "right", "w": "wrong", "u": "unanswered", "t": "timeout"}
+
+
+def judged(row: Row) -> Example:
+    """The question says what its reply is worth."""
+    if not isinstance(row["q"], str):
+        raise ValueError("row: q must be text")
+    return graded(ask(row["q"]), "", lambda _: VERDICTS[row["q"][0]])
+
+
+def rows_task(*rows: Row, num_malformed: int = 0) -> RowTask:
+    return RowTask(
+        "rows",
+        "generative",
+        0.0,
+        lambda _: Rows([dict(row) for row in rows], num_malformed),
+        judged,
+    )
+
+
+def test_what_is_not_as_it_should_be_is_counted(tiny_engine: Engine) -> None:
+    long = "r" * tiny_engine.context
+    rows = [{"q": q} for q in ("right", "wrong", "unsure", "too slow", "right", "timid", long, 7)]
+    (got,) = run_tasks(tiny_engine, [rows_task(*rows, num_malformed=2)], max_tokens=2)
+    assert (got.num_examples, got.num_correct) == (7, 2)
+    assert (got.num_unanswered, got.num_timeouts, got.num_too_long) == (1, 2, 1)
+    assert (got.num_malformed, got.num_duplicates) == (3, 1)
+    measure = got.measure
+    assert (measure.num_malformed, measure.num_too_long, measure.num_unanswered) == (3, 1, 1)
+    verdicts = {record["prompt"][:3]: record["verdict"] for record in got.records}
+    assert verdicts == {
+        "rig": "right", "wro": "wrong", "uns": "unanswered", "too": "timeout", "tim": "timeout",
+        "rrr": "too_long",
+    }  # fmt: skip
+
+
+def test_several_samples(tiny_engine: Engine) -> None:
+    """Right is a reply with a z; of the tiny model about every third sample has one."""
+    examples = [
+        graded(ask(f"question {i}"), "", lambda reply: "right" if "z" in reply else "unanswered")
+        for i in range(6)
     ]
-    usage = Usage(prompt_tokens=1, completion_tokens=1, ttft_ms=0.0, tokens_per_second=0.0)
-    completion = Completion([], [], "Let me see.42.", pieces, "stop", 0, usage)
-    assert content_parts(completion) == [
-        {"type": "text", "text": "Let me see."},
-        {"type": "python", "text": "6*7"},
-        {"type": "python_output", "text": "42"},
-        {"type": "text", "text": "42."},
+    rows = Rows([{"i": i} for i in range(6)], 0)
+    task = RowTask("z", "generative", 0.0, lambda _: rows, lambda row: examples[row["i"]])
+    (got,) = run_tasks(tiny_engine, [task], max_tokens=8, num_samples=4, temperature=1.0)
+    counts = [record["num_correct"] for record in got.records]
+    assert all(
+        record["num_correct"] == sum("z" in sample["text"] for sample in record["samples"])
+        for record in got.records
+    )
+    assert 0 < got.num_correct == sum(counts) < 24
+    assert got.num_unanswered == 24 - sum(counts)
+    assert got.accuracy == pytest.approx(sum(counts) / 24) == got.pass_at(1)
+    assert got.pass_at(4) == pytest.approx(sum(count > 0 for count in counts) / 6)
+    assert list(got.passes) == [2, 4]
+    assert got.interval == mean_interval([count / 4 for count in counts])
+    assert json.loads(json.dumps(got.row))["pass_at"] == {
+        str(k): value for k, value in got.passes.items()
+    }
+
+
+def test_several_samples_of_greedy_replies_are_a_mistake(tiny_engine: Engine) -> None:
+    with pytest.raises(ValueError, match="several samples need a temperature above 0"):
+        run_tasks(tiny_engine, [rows_task({"q": "right"})], num_samples=2)
+
+
+def test_scores_by_group(tiny_engine: Engine) -> None:
+    subjects = ["law", "art", "law", "art", "art"]
+    rows = [
+        {"question": f"{i}?", "choices": ["x", "y"], "answer": i % 2, "subject": subject}
+        for i, subject in enumerate(subjects)
     ]
+    task = RowTask("exam", "multiple_choice", 0.5, lambda _: Rows(list(rows), 0), choice_example)
+    (got,) = run_tasks(tiny_engine, [task], num_samples=3, temperature=1.0)  # one: nothing is drawn
+    right = {
+        group: sum(r["correct"] for r in got.records if r["group"] == group)
+        for group in ("art", "law")
+    }
+    assert got.groups == {"art": (right["art"], 3), "law": (right["law"], 2)}
+    assert list(got.row["groups"]) == ["art", "law"]
+    assert got.num_samples == 1
