@@ -45,7 +45,8 @@ class SandboxUnavailable(UserError):  # noqa: N818
             f"sandbox: untrusted code runs only under Linux namespaces, and {reason}; enable "
             "unprivileged user namespaces (sysctl user.max_user_namespaces, and on Ubuntu "
             "kernel.apparmor_restrict_unprivileged_userns=0; in Docker --security-opt "
-            "seccomp=unconfined), or accept the risk with --unsafe-local-exec"
+            "seccomp=unconfined --security-opt apparmor=unconfined), or accept the risk with "
+            "--unsafe-local-exec"
         )
 
 
@@ -237,7 +238,7 @@ def _watch(
     if start is None:
         streams.drain()
         words = said.decode().removeprefix("failed ") or streams.received[outputs[1]].decode()
-        raise SandboxUnavailable(" ".join(words.split()) or "the launcher said nothing in time")
+        raise SandboxUnavailable(" ".join(words.split()) or "its launcher died or hung")
     exit_code = None
     if verdict is None:
         streams.drain()

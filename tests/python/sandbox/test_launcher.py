@@ -303,6 +303,7 @@ print(count)
     assert 0 < int(outcome.stdout) <= launcher.MAX_TASKS
 
 
+ENDLESS = "while True: pass"
 FORK_BOMB = "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass"
 DAEMON = """
 import os, signal, time
@@ -338,6 +339,29 @@ def test_on_return_nothing_is_left(
     assert processes.alive(seen) == set()
     assert outcomes[0].status == status, outcomes
     assert len(seen) >= 3, "launcher, init and program ran"
+
+
+def test_every_namespace_is_its_own(processes: Any) -> None:
+    outcomes: list[Outcome] = []
+    thread = threading.Thread(target=lambda: outcomes.append(run_python(ENDLESS, timeout_s=60)))
+    thread.start()
+    program: list[int] = []
+
+    def started() -> bool:
+        program[:] = [pid for pid, _ in processes.below(os.getpid()) if b"TOKEN" in cmdline(pid)]
+        return bool(program)
+
+    processes.until(started)
+    kinds = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup")
+    shared = [kind for kind in kinds if namespace(program[0], kind) == namespace(os.getpid(), kind)]
+    os.kill(program[0], signal.SIGKILL)
+    thread.join()
+    assert shared == []
+    assert (outcomes[0].status, outcomes[0].exit_code) == ("killed", -signal.SIGKILL)
+
+
+def namespace(pid: int, kind: str) -> str:
+    return str(Path(f"/proc/{pid}/ns/{kind}").readlink())
 
 
 CALLER = """
