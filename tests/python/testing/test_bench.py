@@ -36,7 +36,7 @@ def test_report_ends_in_one_json_document() -> None:
     assert json.loads(lines[-1])["rows"] == [{"name": "x", "ms": 2.0}]
 
 
-@pytest.mark.parametrize("name", ["prepass", "cross_entropy"])
+@pytest.mark.parametrize("name", ["prepass", "cross_entropy", "core"])
 def test_benchmark_runs_at_its_smallest_size(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     main = runpy.run_path(str(BENCHMARKS / f"{name}.py"))["main"]
     main(["--quick"])
