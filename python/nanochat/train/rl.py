@@ -206,7 +206,7 @@ def learn(
             rate = schedule.apply(optimizer.param_groups, position.step)
             row = _step(config, model, optimizer, engine, examples, reward, ranks, position)
             position.step += 1
-            if row["updated"]:
+            if not row["skipped"]:
                 engine.load_weights(model)
             position.wall_seconds += time.perf_counter() - mark
             mark = time.perf_counter()
@@ -285,7 +285,7 @@ def _step(
     position.update_seconds += end - middle
     return {
         "loss": loss,
-        "updated": updated,
+        "skipped": int(not updated),
         "tokens": position.tokens,
         "reward": figures["reward"] / num_replies,
         "length": figures["drawn"] / num_replies,
