@@ -71,6 +71,7 @@ def main() -> None:
 
 def launch(request: dict[str, Any], status: int) -> None:
     """Start init and wait until it, and all that it started, is gone."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a caller may ignore it, and that is inherited
     if request["isolate"]:
         enter_namespaces()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGCHLD})
@@ -271,8 +272,9 @@ def set_limits(request: dict[str, Any]) -> None:
         resource.RLIMIT_CORE: (0, 0),
         resource.RLIMIT_FSIZE: (TMP_BYTES, TMP_BYTES),
         resource.RLIMIT_NOFILE: (MAX_FILES, MAX_FILES),
-        resource.RLIMIT_AS: (request["memory_mib"] << 20,) * 2,
     }
+    if sys.platform != "darwin":  # which refuses to set it
+        limits[resource.RLIMIT_AS] = (request["memory_mib"] << 20,) * 2
     if request["isolate"]:
         limits[resource.RLIMIT_NPROC] = (MAX_TASKS, MAX_TASKS)
     for limit, (soft, hard) in limits.items():

@@ -28,9 +28,8 @@ ISOLATION = (
     "Linux namespaces (user, mount, pid, net, ipc, uts, cgroup), a seccomp filter that leaves one "
     "process, read-only interpreter, 16 MiB /tmp; memory by RLIMIT_AS, threads by RLIMIT_NPROC"
 )
-_INTERPRETER = os.path.realpath(
-    getattr(sys, "_base_executable", sys.executable)
-)  # a virtual environment adds nothing here
+# Of the installation that a virtual environment is based on, if in one.
+_INTERPRETER = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
 _FOLDER = Path(__file__).parent
 _START = "import sys; sys.path.append(sys.argv.pop(1)); import launcher; launcher.main()"
 _START_S = 60.0  # a launcher that has not started by then never will
@@ -98,7 +97,7 @@ def run_python(
     if not unsafe_local:
         raise SandboxUnavailable(reason)
     _warn_unsafe(reason)
-    with tempfile.TemporaryDirectory(prefix="nanochat-unsafe-") as cwd:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cwd:
         return _run(code, limits, cwd=cwd)
 
 
@@ -164,9 +163,9 @@ def _launched(request: dict[str, object]) -> Iterator[tuple[subprocess.Popen[byt
             env={},
             start_new_session=True,
         )
-    except BaseException:
+    except OSError as error:
         os.close(status)
-        raise
+        raise SandboxUnavailable(f"its launcher cannot be started ({error})") from error
     finally:
         os.close(status_w)
     with launcher:  # closes its pipes and waits

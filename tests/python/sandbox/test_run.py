@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -83,6 +84,24 @@ def test_a_caller_that_is_interrupted_leaves_nothing(
     with pytest.raises(KeyboardInterrupt):
         run_python("while True: pass", timeout_s=1000)
     assert processes.below(os.getpid()) == before
+    assert num_open_files() == files
+
+
+@pytest.mark.usefixtures("isolated")
+def test_a_caller_may_ignore_its_children() -> None:
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        assert run_python("print('ran')").stdout == "ran\n"
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+@pytest.mark.usefixtures("isolated")
+def test_an_interpreter_that_is_gone_is_no_isolation(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = num_open_files()
+    monkeypatch.setattr(run, "_INTERPRETER", "/nowhere/python")
+    with pytest.raises(SandboxUnavailable, match="cannot be started"):
+        run_python("")
     assert num_open_files() == files
 
 
