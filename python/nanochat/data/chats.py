@@ -30,8 +30,7 @@ class Tally:
     num_rows: int = 0
     num_malformed: int = 0
     first_malformed: str = ""  # file, line and reason
-    num_unfilled: int = 0  # rows with a {{placeholder}} that nobody filled
-    unfilled: dict[str, str] = field(default_factory=dict)  # placeholder: its first row
+    unfilled: dict[str, str] = field(default_factory=dict)  # {{key}} that nobody filled: first row
 
 
 def read_chats(
@@ -62,9 +61,8 @@ def read_chats(
                 tally.num_malformed += 1
                 tally.first_malformed = tally.first_malformed or f"{where}: {error}"
                 continue
-            if placeholder := _PLACEHOLDER.search(text):
-                tally.num_unfilled += 1
-                tally.unfilled.setdefault(placeholder[1], where)
+            for key in _PLACEHOLDER.findall(text):
+                tally.unfilled.setdefault(key, where)
             yield digest, conversation
 
 

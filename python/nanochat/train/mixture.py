@@ -17,6 +17,7 @@ says. What is cut or left out is counted and told.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,6 +35,7 @@ from nanochat.data.forms import Conversation, conversation_of
 from nanochat.data.interleave import InterleavedSource, Pool
 from nanochat.tasks import Example
 from nanochat.tasks.choice import choice_example
+from nanochat.tasks.rows import RowTask
 from nanochat.tasks.suite import task_named
 from nanochat.tokenizer import Tokenizer
 from nanochat.tokenizer.conversation import fit, validate
@@ -104,6 +106,7 @@ class Mixture:
     parts: tuple[Part, ...]
     train: Source  # of Tokens, like val
     val: Source
+    digest: str  # of the tokens, by which other data under the same names are told
 
     def lines(self) -> list[str]:
         """The composition, for the console."""
@@ -147,6 +150,7 @@ def make_mixture(
     if len(set(names)) < len(names) or not names:
         raise UserError(f"data: each ingredient must be named once, got {' '.join(names)!r}")
     parts, train, val = [], [], []
+    fingerprint = hashlib.blake2b(digest_size=16)
     for number, ingredient in enumerate(ingredients):
         tally = Tally()
         rows = _Rows(tokenizer, seq_len)
@@ -163,6 +167,7 @@ def make_mixture(
             raise UserError("; ".join((f"data: no usable row in {ingredient.what}", *notes)))
         pool = Pool(lay_end_to_end(learnt), ingredient.rows or ingredient.times * len(learnt))
         lengths = np.diff(pool.tokens.offsets)
+        fingerprint.update(pool.tokens.ids.tobytes())
         parts.append(
             Part(
                 name=ingredient.name,
@@ -186,6 +191,7 @@ def make_mixture(
         tuple(parts),
         InterleavedSource(train, seed=seed, name=f"{' '.join(names)} (train split)"),
         InterleavedSource(val, seed=seed, name=f"{' '.join(names)} (val split)"),
+        fingerprint.hexdigest(),
     )
 
 
@@ -231,7 +237,7 @@ def _conversations(
             tinyworld.conversation(i, split="train", seed=seed) for i in range(ingredient.rows or 0)
         )
     elif _NAME.fullmatch(what) and not Path(what).exists():
-        rows = (example.conversation for example in _examples(ingredient, seed, sets))
+        rows = (example.conversation for example in _examples(ingredient, tally, seed, sets))
     else:
         yield from read_chats(what, tally, convert=_conversation_of, fill=fill)
         return
@@ -240,13 +246,15 @@ def _conversations(
         yield held_out.digest(json.dumps(row, sort_keys=True)), row
 
 
-def _examples(ingredient: Ingredient, seed: int, sets: Path | None) -> list[Example]:
+def _examples(ingredient: Ingredient, tally: Tally, seed: int, sets: Path | None) -> list[Example]:
     try:
         task = task_named(ingredient.what, sets)
     except UserError as error:
         raise UserError(
             f"data: {ingredient.what} is no file or folder, nor a task: {error}"
         ) from error
+    if isinstance(task, RowTask):
+        tally.num_rows = tally.num_malformed = task.load("train").num_malformed
     num_examples = ingredient.rows if ingredient.is_generated else None
     return task.examples("train", n=num_examples or _ALL, seed=seed)
 
@@ -263,10 +271,8 @@ def _conversation_of(row: Any) -> Conversation:
 def _notes(tally: Tally, rows: _Rows) -> tuple[str, ...]:
     notes = []
     if tally.num_malformed:
-        notes.append(
-            f"{tally.num_malformed:,} of {tally.num_rows:,} rows left out, the first is "
-            f"{tally.first_malformed}"
-        )
+        first = f", the first is {tally.first_malformed}" if tally.first_malformed else ""
+        notes.append(f"{tally.num_malformed:,} of {tally.num_rows:,} rows left out{first}")
     if rows.num_cut:
         notes.append(f"{rows.num_cut:,} of {tally.num_rows:,} rows cut to the context")
     if rows.num_dropped:

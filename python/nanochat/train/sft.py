@@ -106,8 +106,8 @@ def chat_sft(config: ChatSFTConfig) -> None:
             seq_len=model.config.seq_len,
         )
         course = _course(config, tokenizer, batch)
-        if ranks.is_main and course.mixture is not None:
-            _tell(folder, course.mixture, course)
+        if ranks.is_main:
+            _tell(folder, course)
         tasks = [task_named(name, config.eval_data) for name in config.eval_tasks]
         stage = Stage(
             name="chat_sft",
@@ -132,6 +132,7 @@ def chat_sft(config: ChatSFTConfig) -> None:
             save_every=config.save_every,
             lr_scale=meta["lr_scale"],
             options=options,
+            data_digest=course.mixture.digest if course.mixture is not None else "",
             metrics={"num_parameters": model.config.num_parameters()}
             | ({} if course.num_epochs is None else {"num_epochs": course.num_epochs}),
             evaluations=_accuracies(config, model, tokenizer, tasks) if tasks else (),
@@ -175,14 +176,19 @@ def _course(config: ChatSFTConfig, tokenizer: Tokenizer, batch: Batch) -> _Cours
     return _Course(mixture.train, mixture.val, num_steps, mixture, num_steps * rows_per_step / rows)
 
 
-def _tell(folder: Path, mixture: Mixture, course: _Course) -> None:
+def _tell(folder: Path, course: _Course) -> None:
     """Show the composition, and keep it beside the record."""
-    say(f"chat_sft: {course.num_steps} steps, {course.num_epochs:.3g} epochs of")
-    for line in mixture.lines():
-        say(line)
-    parts = [asdict(part) for part in mixture.parts]
+    if course.mixture is None:
+        sample = course.val.block(0, 0) or []
+        if lost := sum(len(tokens.ids) == 0 for tokens in sample):
+            say(f"{TINYWORLD}: {lost} of {len(sample):,} held-out conversations do not fit a row")
+        return
+    parts = [asdict(part) for part in course.mixture.parts]
     body = {"num_epochs": course.num_epochs, "parts": parts}
     atomic_write(folder / "chat_sft" / "mixture.json", json.dumps(body, indent=1) + "\n")
+    say(f"chat_sft: {course.num_steps} steps, {course.num_epochs:.3g} epochs of")
+    for line in course.mixture.lines():
+        say(line)
 
 
 def _accuracies(

@@ -82,6 +82,7 @@ class Stage:
     options: dict[str, Any]  # that decide the result
     metrics: dict[str, float]  # known before training, for the record
     evaluations: tuple[Evaluation, ...] = ()  # besides bits per byte
+    data_digest: str = ""  # of data that are known before training
 
 
 def run_stage(stage: Stage, folder: Path, ranks: Ranks, *, resume: bool) -> None:
@@ -99,6 +100,11 @@ def run_stage(stage: Stage, folder: Path, ranks: Ranks, *, resume: bool) -> None
     found = find_resume(root, resume=resume, options=stage.options)
     if found is not None:
         checkpoint, state = found
+        if state.position.get("data_digest", "") != stage.data_digest:
+            raise UserError(
+                f"{stage.name}: the data changed since {checkpoint}; bring the old ones back, or "
+                "give another --out"
+            )
         model.load_state_dict(load_file(checkpoint / "model.safetensors"))
         optimizer.load_full_state(state.tensors)
         position = Position(**state.position["position"])
@@ -132,7 +138,14 @@ def run_stage(stage: Stage, folder: Path, ranks: Ranks, *, resume: bool) -> None
                 model=model,
                 tokenizer=tokenizer,
                 meta={"stage": stage.name, "lr_scale": stage.lr_scale, "options": stage.options},
-                train=TrainState(tensors, {"position": asdict(position), "options": stage.options}),
+                train=TrainState(
+                    tensors,
+                    {
+                        "position": asdict(position),
+                        "options": stage.options,
+                        "data_digest": stage.data_digest,
+                    },
+                ),
             )
         ranks.barrier()
 
