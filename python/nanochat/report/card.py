@@ -25,6 +25,11 @@ from nanochat.report.plots import accuracy_figures, training_figures
 from nanochat.report.runs import MODELS, Run
 
 MAX_CONVERSATIONS = 3
+CHARTS_EXPLAINED = (
+    "Faint lines are single steps, the others running means. Loss is in nats per target token; of "
+    "a log of 200 steps or more the first 2 % are left out. That of reinforcement learning is the "
+    "objective, whose level says little."
+)
 HEADLINE_MEASURES = ("core", "chat_core", "mean_centred", "val_bpb")
 
 
@@ -118,6 +123,8 @@ def _training(run: Run) -> Iterator[Block]:
     yield from figures
     if not figures:
         yield Paragraph("No training stage has left a log yet.")
+    else:
+        yield Paragraph(CHARTS_EXPLAINED)
 
 
 def _conversations(run: Run) -> Iterator[Block]:

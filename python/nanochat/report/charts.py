@@ -176,6 +176,8 @@ class _Axis:
 
 def _legend(lines: Sequence[Line]) -> tuple[list[str], float]:
     """Keys in as many rows as they need, and where the plot below may begin."""
+    if not lines:
+        return [], 32.0
     x, y = 0.0, 38.0
     body = []
     for line in lines:

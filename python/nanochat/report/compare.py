@@ -8,14 +8,13 @@ are taken as independent, which is blunter. Nothing is adjusted for the number o
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from nanochat.common.record import Measure
+from nanochat.evals.statistics import Z
 from nanochat.report.runs import Answer
-
-_Z = 1.959964  # two-sided 95 %
 
 Verdict = Literal["better", "worse", "not shown"]
 
@@ -48,8 +47,8 @@ def difference(
     """The difference of two accuracies; None if one of them is no accuracy with an interval."""
     if is_same_exam(ours, theirs, our_answers, their_answers):
         return paired(
-            [our_answers[i].is_correct for i in sorted(our_answers)],
-            [their_answers[i].is_correct for i in sorted(their_answers)],
+            [our_answers[i].share for i in sorted(our_answers)],
+            [their_answers[i].share for i in sorted(their_answers)],
         )
     return unpaired(ours, theirs)
 
@@ -68,21 +67,22 @@ def is_same_exam(
     return all(our_answers[i].prompt == their_answers[i].prompt for i in our_answers)
 
 
-def paired(ours: list[bool], theirs: list[bool]) -> Difference:
-    """Of the same examples in the same order.
+def paired(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
+    """Of the same examples in the same order: 1 if right, or the share of samples that are.
 
-    Source: McNemar, Psychometrika 12 (1947), exact form; interval of Agresti and Min, Statistics in
-    Medicine 24 (2005): half an example more in each of the four cells.
+    Source: McNemar, Psychometrika 12 (1947), exact form, which for shares is the sign test;
+    interval of Agresti and Min, Statistics in Medicine 24 (2005): half an example more in each of
+    the four cells, which adds 2 to their number and 1 to the sum of squares.
     """
-    gained = sum(t and not o for o, t in zip(ours, theirs, strict=True))
-    lost = sum(o and not t for o, t in zip(ours, theirs, strict=True))
-    n, b, c = len(ours) + 2, gained + 0.5, lost + 0.5
-    centre = (b - c) / n
-    half = _Z * math.sqrt(b + c - (b - c) ** 2 / n) / n
+    changes = [t - o for o, t in zip(ours, theirs, strict=True)]
+    n, total = len(changes) + 2, sum(changes)
+    variance = (sum(change * change for change in changes) + 1) / n - (total / n) ** 2
+    half = Z * math.sqrt(variance / n)
+    gained, lost = sum(change > 0 for change in changes), sum(change < 0 for change in changes)
     return Difference(
-        value=(gained - lost) / len(ours),
-        low=max(-1.0, centre - half),
-        high=min(1.0, centre + half),
+        value=total / len(changes),
+        low=max(-1.0, total / n - half),
+        high=min(1.0, total / n + half),
         gained=gained,
         lost=lost,
         p=sign_test(gained, lost),

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from nanochat.common.figures import duration
 from nanochat.report import tables
-from nanochat.report.card import price
+from nanochat.report.card import CHARTS_EXPLAINED, price
 from nanochat.report.content import Block, Code, Facts, Page, Paragraph, Section
 from nanochat.report.plots import accuracy_figures, training_figures
 from nanochat.report.runs import Run
@@ -27,7 +27,7 @@ def comparison(runs: Sequence[Run], *, dollars_per_hour: float) -> Page:
         Section("Measures", tuple(_measures(runs))),
         Section("Differences", tuple(_differences(runs))),
         Section("What differs in the setup", tuple(_setup(runs))),
-        Section("Training", tuple(training_figures(runs))),
+        Section("Training", tuple(_training(runs))),
         Section("Time and cost", tuple(_time(runs, dollars_per_hour))),
         Section("The command for every number", tuple(_commands(runs, dollars_per_hour))),
     ]
@@ -77,6 +77,13 @@ def _setup(runs: Sequence[Run]) -> Iterator[Block]:
         yield table
     else:
         yield Paragraph("Nothing that the stages recorded: same options, commit and machine.")
+
+
+def _training(runs: Sequence[Run]) -> Iterator[Block]:
+    figures = training_figures(runs)
+    yield from figures
+    if figures:
+        yield Paragraph(CHARTS_EXPLAINED)
 
 
 def _time(runs: Sequence[Run], dollars_per_hour: float) -> Iterator[Block]:

@@ -35,12 +35,13 @@ class Facts:
     items: tuple[tuple[str, str], ...]
 
 
+Kind = Literal["", "part", "sum"]  # a part belongs to the sum above it
+
+
 @dataclass(frozen=True)
 class Row:
-    """``part`` rows belong to the row above them; a ``sum`` stands for others."""
-
     cells: tuple[Text, ...]
-    kind: Literal["", "part", "sum"] = ""
+    kind: Kind = ""
 
 
 @dataclass(frozen=True)

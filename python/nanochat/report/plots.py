@@ -15,12 +15,12 @@ from nanochat.common.figures import count
 from nanochat.common.record import Measure
 from nanochat.report.charts import Interval, Line, interval_chart, line_chart
 from nanochat.report.content import Figure, Figures, one_line
-from nanochat.report.measures import SUMS, label
+from nanochat.report.measures import SUMS, group, is_sum, label, tries
 from nanochat.report.runs import Rows, Run
 
 # Quantity to its title; each is a chart of a stage.
 QUANTITIES = {
-    "loss": "Training loss, nats per token",
+    "loss": "Training loss",
     "bpb": "Held-out text, bits per byte",
     "throughput": "Throughput, tokens per second",
     "reward": "Reward",
@@ -29,6 +29,7 @@ QUANTITIES = {
 }
 _NOISY = ("loss", "throughput", "reward")  # drawn faint, with their running mean in front
 _FROM_ZERO = ("throughput", "pass")
+_LONG = 200  # rows from which the fall of the first 2 % would flatten the rest of a loss
 
 Points = list[tuple[float, float]]
 
@@ -43,9 +44,10 @@ def quantity(series: str) -> str | None:
         return "throughput"
     if series == "reward" or series.endswith("_reward"):
         return "reward"
-    if series.startswith("pass_at_"):
-        return "pass"
-    return "score" if series in SUMS else None
+    k = tries(series)
+    if k is not None:
+        return "pass" if k & (k - 1) == 0 else None  # powers of two tell the rest
+    return "score" if is_sum(series) else None
 
 
 def training_figures(runs: Sequence[Run]) -> list[Figures]:
@@ -61,32 +63,53 @@ def _stage_figures(stage: str, runs: Sequence[Run]) -> tuple[Figure, ...]:
     for kind, title in QUANTITIES.items():
         series = [name for name in names if quantity(name) == kind]
         groups = [series] if len(runs) == 1 else [[name] for name in series]
-        for group in groups:
-            lines = _lines(stage, kind, group, runs)
+        for names_shown in groups:
+            lines = _lines(stage, kind, names_shown, runs)
             if all(len(line.points) < 2 for line in lines if not line.is_dashed):
                 continue  # one value is no chart; the tables have it
             several = len(runs) > 1 and len(series) > 1
-            shown = f"{title}: {label(group[0])}" if several else title
-            name = _file_name(f"{stage}_{group[0] if several else kind}")
+            shown = f"{title}: {label(names_shown[0])}" if several else title
+            name = _file_name(f"{stage}_{names_shown[0] if several else kind}")
             alt = f"{shown}, of {stage}. {_in_words(lines)}"
             if len(runs) == 1 and sum(bool(line.label) for line in lines) == 1:
                 lines = [replace(line, label="") for line in lines]  # the title says what it is
             svg = line_chart(shown, lines, x_label="step", zero=kind in _FROM_ZERO)
             figures.append(Figure(name, svg, alt))
-    return tuple(figures)
+    return (*figures, *_pass_curve(stage, runs))
 
 
-def _lines(stage: str, kind: str, group: Sequence[str], runs: Sequence[Run]) -> list[Line]:
+def _pass_curve(stage: str, runs: Sequence[Run]) -> list[Figure]:
+    """Questions solved over the number of tries: one run before and after, several runs after."""
     lines = []
     for r, run in enumerate(runs):
-        for s, name in enumerate(group):
+        rows = [row for row in run.logs.get(stage, ()) if "pass_at_1" in row]
+        chosen = rows[:1] + rows[1:][-1:] if len(runs) == 1 else rows[-1:]
+        for s, row in enumerate(chosen):
+            curve = sorted((k, v) for name, v in row.items() if (k := tries(name)) is not None)
+            text = f"step {row['step']:.0f}"
+            color = s if len(runs) == 1 else r
+            text = text if len(runs) == 1 else f"{run.name}, {text}"
+            lines.append(Line(text, [(float(k), v) for k, v in curve], color, has_marks=True))
+    if all(len(line.points) < 2 for line in lines):
+        return []
+    title = "Share of questions solved over the number of tries"
+    svg = line_chart(title, lines, x_label="tries", zero=True)
+    alt = f"{title}, of {stage}. {_in_words(lines, 'try')}"
+    return [Figure(_file_name(f"{stage}_tries"), svg, alt)]
+
+
+def _lines(stage: str, kind: str, names: Sequence[str], runs: Sequence[Run]) -> list[Line]:
+    lines = []
+    for r, run in enumerate(runs):
+        for s, name in enumerate(names):
             points = _points(run.logs.get(stage, ()), name)
             if not points:
                 continue
             text, color = (label(name), s) if len(runs) == 1 else (run.name, r)
             if kind in _NOISY:
-                lines.append(Line("", points, color, is_faint=True))
-                points = smooth(points)
+                start = len(points) // 50 if kind == "loss" and len(points) >= _LONG else 0
+                lines.append(Line("", points[start:], color, is_faint=True))
+                points = smooth(points)[start:]
             lines.append(Line(text, points, color, has_marks=kind not in _NOISY))
             if kind == "bpb" and name in run.bounds:
                 floor = [(x, run.bounds[name]) for x in (points[0][0], points[-1][0])]
@@ -108,42 +131,55 @@ def smooth(points: Points, decay: float = 0.9) -> Points:
     return out
 
 
-def _in_words(lines: Sequence[Line]) -> str:
+def _in_words(lines: Sequence[Line], x: str = "step") -> str:
     """For who cannot see the chart: where each line begins and ends."""
     parts = []
     for line in lines:
         if line.label and not line.is_dashed:
             (first, from_value), (last, to_value) = line.points[0], line.points[-1]
             parts.append(
-                f"{one_line(line.label)}: {count(from_value)} at step {first:.0f}, "
-                f"{count(to_value)} at step {last:.0f}."
+                f"{one_line(line.label)}: {count(from_value)} at {x} {first:.0f}, "
+                f"{count(to_value)} at {x} {last:.0f}."
             )
     return " ".join(parts)
 
 
 def accuracy_figures(runs: Sequence[Run]) -> list[Figures]:
-    """Every accuracy that has an interval: a chart in which colours are models, or one per model
-    in which they are runs."""
+    """Every accuracy that has an interval.
+
+    One run has a chart per group of tasks, its models told apart by colour; several have one per
+    model.
+    """
     models = list(dict.fromkeys(model for run in runs for model in run.models))
     if len(runs) == 1:
-        columns = [(model, _accuracies(runs[0], model)) for model in models]
-        figures = _intervals("accuracies", "Accuracy and its 95 % interval", columns)
+        shares = [(g, [(m, _accuracies(runs[0], m, g)) for m in models]) for g in ("", *SUMS)]
+        figures = [
+            figure
+            for name, columns in shares
+            for figure in _intervals(f"accuracies_{name}", label(name) or "Tasks", columns)
+        ]
     else:
         figures = [
             figure
             for model in models
             for figure in _intervals(
                 f"accuracies_{model}",
-                f"The {model} models and their 95 % intervals",
+                f"The {model} models",
                 [(run.name, _accuracies(run, model)) for run in runs],
             )
         ]
-    return [Figures("Accuracies; the dotted mark is chance", tuple(figures))] if figures else []
+    caption = "Accuracies and their 95 % intervals; the dotted mark is chance"
+    return [Figures(caption, tuple(figures))] if figures else []
 
 
-def _accuracies(run: Run, model: str) -> dict[str, Measure]:
+def _accuracies(run: Run, model: str, of: str | None = None) -> dict[str, Measure]:
+    """Those of ``model`` that have an interval, of one group or of all."""
     measures = ((name, found.measure) for name, found in run.ordered_measures(model))
-    return {n: m for n, m in measures if m.low is not None and m.chance is not None}
+    return {
+        name: m
+        for name, m in measures
+        if m.low is not None and not is_sum(name) and of in (None, group(name, m))
+    }
 
 
 def _intervals(
@@ -164,7 +200,7 @@ def _intervals(
         [(label(task), chance, intervals) for task, (chance, intervals) in rows.items()],
         labels=[text for text, _ in columns],
     )
-    return [Figure(_file_name(name), svg, f"{title}; the table above has the numbers")]
+    return [Figure(_file_name(name), svg, f"Accuracies, {title}; the table above has the numbers")]
 
 
 def _file_name(name: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,10 @@ from typing import Any
 from nanochat.common.errors import UserError
 from nanochat.common.hardware import Hardware
 from nanochat.common.record import Measure, StageRecord, read_metrics, read_stages
+from nanochat.evals.records import num_right
 from nanochat.report.content import Conversation, Message, Part
 from nanochat.report.measures import ordered
+from nanochat.tasks.files import read_rows
 from nanochat.tokenizer.conversation import validate
 
 # The journey in order: what each stage is called, and what a run without its record lacks.
@@ -23,7 +24,11 @@ JOURNEY = {
     "chat_sft": "finetuning on conversations",
     "chat_eval": "evaluation of the chat model",
 }
-BESIDE = {"tok_eval": "evaluation of the tokenizer", "chat_rl": "reinforcement learning"}
+BESIDE = {
+    "tok_eval": "evaluation of the tokenizer",
+    "chat_rl": "reinforcement learning",
+    "chat_eval_rl": "evaluation of the model after it",
+}
 MODELS = ("base", "sft", "rl")
 SPEAKERS = {"user": "You", "assistant": "nanochat", "system": "System"}
 
@@ -40,10 +45,10 @@ class Measured:
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of one example of a task."""
+    """What became of one example of a task; ``share`` of its samples that are right."""
 
     prompt: str
-    is_correct: bool
+    share: float
 
 
 @dataclass(frozen=True)
@@ -137,15 +142,18 @@ class Run:
             )
         )
 
-    def answers(self, stage: str, task: str) -> dict[int, Answer]:
+    def answers(self, stage: str, name: str) -> dict[int, Answer]:
         """Example by example, by index; empty where the stage kept none. Torn lines are skipped."""
-        path = self.folder / stage / f"{task}.jsonl"
+        folder = self.folder / stage
+        path = folder / f"{name}.jsonl"
+        if name.startswith("core_"):
+            path = folder / "core" / f"{name.removeprefix('core_')}.jsonl"
         found = {}
-        for line in path.read_bytes().split(b"\n") if path.exists() else ():
+        for row in read_rows(path).rows if path.exists() else ():
             try:
-                row = json.loads(line)
-                found[int(row["index"])] = Answer(str(row["prompt"]), bool(row["correct"]))
-            except (ValueError, KeyError, TypeError, OverflowError):
+                share = num_right(row) / len(row.get("samples", [1]))
+                found[int(row["index"])] = Answer(str(row["prompt"]), share)
+            except (ValueError, KeyError, TypeError, OverflowError, ZeroDivisionError):
                 continue
         return found
 

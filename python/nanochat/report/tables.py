@@ -126,7 +126,7 @@ def stages(run: Run, *, dollars_per_hour: float) -> Table:
         rows.append(Row((Code(stage), known.get(stage, ""), duration(record.seconds), cost, about)))
     total = duration(run.seconds), _cost(run.seconds, dollars_per_hour)
     rows.append(Row(("total", "", *total, ""), "sum"))
-    return Table("Time and cost", ("stage", "what", "time", "cost", "figures"), tuple(rows))
+    return Table("Stage by stage", ("stage", "what", "time", "cost", "figures"), tuple(rows))
 
 
 def _about_no_model(run: Run, stage: str) -> str:
@@ -235,7 +235,7 @@ def stages_side_by_side(runs: Sequence[Run], *, dollars_per_hour: float) -> Tabl
         rows.append(Row((Code(stage), *cells)))
     totals = (_time_and_cost(run.seconds, dollars_per_hour) for run in runs)
     rows.append(Row(("total", *totals), "sum"))
-    return Table("Time and cost", ("stage", *(run.name for run in runs)), tuple(rows))
+    return Table("Stage by stage", ("stage", *(run.name for run in runs)), tuple(rows))
 
 
 def _time_and_cost(seconds: float | None, dollars_per_hour: float) -> str:
@@ -257,7 +257,7 @@ def differing_options(runs: Sequence[Run]) -> Table:
             if len({value for value, s in zip(values, seen, strict=True) if s is not None}) > 1:
                 rows.append(Row((Code(stage), name.replace("_", " "), *map(Code, values))))
     header = ("stage", "option", *(run.name for run in runs))
-    return Table("What differs between the runs", header, tuple(rows))
+    return Table("Options, commits and machines", header, tuple(rows))
 
 
 def _circumstances(run: Run, stage: str) -> dict[str, str]:

@@ -31,6 +31,19 @@ def test_paired_counts_what_changed() -> None:
     assert found.verdict == "not shown"
 
 
+def test_shares_of_samples_pair_as_answers_do() -> None:
+    found = paired([0.5, 0.5, 1.0, 0.0], [0.75, 0.25, 1.0, 0.5])
+    assert (found.gained, found.lost, found.value) == (2, 1, pytest.approx(0.125))
+    assert found.low < 0.125 < found.high
+
+
+def test_the_interval_by_hand() -> None:
+    """Agresti and Min: of cells b = 5 and c = 1, n = 10, ((5 - 1) +- z sqrt(7 - 16 / 12)) / 12."""
+    found = paired([False] * 9 + [True], [True] * 5 + [False] * 5)
+    half = 1.959964 * math.sqrt(7 - 16 / 12)
+    assert (found.low, found.high) == pytest.approx(((4 - half) / 12, (4 + half) / 12))
+
+
 def test_verdicts() -> None:
     assert paired(20 * [False], 20 * [True]).verdict == "better"
     assert paired(20 * [True], 20 * [False]).verdict == "worse"
@@ -54,10 +67,10 @@ def test_no_interval_no_verdict() -> None:
 
 
 def test_the_same_exam_has_the_same_prompts_all_of_them() -> None:
-    answers = {i: Answer(f"q{i}", True) for i in range(3)}
+    answers = {i: Answer(f"q{i}", 1.0) for i in range(3)}
     three = accuracy(1.0, 0.4, 1.0, 3)
     assert is_same_exam(three, three, answers, answers)
-    assert not is_same_exam(three, three, answers, {**answers, 2: Answer("other", True)})
+    assert not is_same_exam(three, three, answers, {**answers, 2: Answer("other", 1.0)})
     assert not is_same_exam(three, three, answers, {0: answers[0]})
     assert not is_same_exam(three, three, {}, {})
     # Answers of an earlier run of the stage, with another number of examples.

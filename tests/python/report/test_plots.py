@@ -31,16 +31,21 @@ def test_series_of_reinforcement_learning() -> None:
         for i in range(3)
     ]
     (group,) = training_figures([run_with(rows)])
-    assert [f.name for f in group.figures] == ["chat_rl_loss", "chat_rl_reward", "chat_rl_pass"]
-    tries = group.figures[-1]
-    assert "pass@1" in tries.svg and "pass@8" in tries.svg
-    assert "pass@8: 0.5 at step 0, 0.5 at step 2." in tries.alt
+    assert [f.name for f in group.figures] == [
+        "chat_rl_loss", "chat_rl_reward", "chat_rl_pass", "chat_rl_tries",
+    ]  # fmt: skip
+    over_steps, over_tries = group.figures[2:]
+    assert "pass@1" in over_steps.svg and "pass@8" in over_steps.svg
+    assert "pass@8: 0.5 at step 0, 0.5 at step 2." in over_steps.alt
+    assert "step 2: 0.1 at try 1, 0.5 at try 8." in over_tries.alt
 
 
 def test_a_chart_per_series_when_there_are_several_runs() -> None:
     rows = [{"step": i, "pass_at_1": 0.1, "pass_at_8": 0.5} for i in range(3)]
     (group,) = training_figures([run_with(rows, "mine"), run_with(rows, "theirs")])
-    assert [f.name for f in group.figures] == ["chat_rl_pass_at_1", "chat_rl_pass_at_8"]
+    assert [f.name for f in group.figures] == [
+        "chat_rl_pass_at_1", "chat_rl_pass_at_8", "chat_rl_tries",
+    ]  # fmt: skip
     for figure in group.figures:
         assert "mine" in figure.svg and "theirs" in figure.svg
 
@@ -63,6 +68,18 @@ def test_rows_may_lack_columns() -> None:
     rows = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0, "val_bpb": math.inf}, {"step": 3}]
     (group,) = training_figures([run_with(rows)])
     assert [f.name for f in group.figures] == ["chat_rl_loss"]
+
+
+def test_one_evaluation_is_a_curve_already() -> None:
+    (group,) = training_figures([run_with([{"step": 0, "pass_at_1": 0.1, "pass_at_2": 0.2}])])
+    assert [f.name for f in group.figures] == ["chat_rl_tries"]
+
+
+@pytest.mark.parametrize(("num_rows", "first"), [(199, 0), (200, 4)])
+def test_a_long_loss_is_shown_without_its_fall(num_rows: int, first: int) -> None:
+    rows = [{"step": i, "loss": 1.0} for i in range(num_rows)]
+    (group,) = training_figures([run_with(rows)])
+    assert f"at step {first}, 1 at step {num_rows - 1}." in group.figures[0].alt
 
 
 def test_the_floor_is_drawn(run_dir: Path) -> None:
@@ -90,7 +107,8 @@ def test_intervals_of_both_models_and_of_both_runs() -> None:
     run = Run("mine", Path("/nowhere"), records, {})
     (group,) = accuracy_figures([run])
     (figure,) = group.figures
-    assert figure.svg.count("MMLU") == 1 and "sft" in figure.svg
+    assert figure.name == "accuracies_chat_core"
+    assert figure.svg.count("MMLU") == 1 and "base" in figure.svg and "sft" in figure.svg
     (group,) = accuracy_figures([run, Run("theirs", Path("/nowhere"), records, {})])
     assert [f.name for f in group.figures] == ["accuracies_base", "accuracies_sft"]
     assert all("mine" in f.svg and "theirs" in f.svg for f in group.figures)
@@ -100,5 +118,7 @@ def test_intervals_of_both_models_and_of_both_runs() -> None:
 def test_what_is_drawn() -> None:
     assert quantity("val_bpb") == "bpb"
     assert quantity("mean_reward") == "reward"
-    assert quantity("chat_core") == "score"
+    assert quantity("chat_core") == quantity("core_5_of_22") == "score"
+    assert quantity("pass_at_4") == quantity("gsm8k_pass_at_1") == "pass"
+    assert quantity("pass_at_5") is None  # beside those of 4 and 8
     assert quantity("seconds") is None

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from nanochat.common.errors import UserError
+from nanochat.evals.records import write_records
 from nanochat.report.runs import Answer, read_run
 
 from .conftest import change, record
@@ -56,8 +57,25 @@ def test_answers_survive_a_torn_file(run_dir: Path) -> None:
     path.write_bytes(
         b'{"index": 1, "prompt": "q", "correct": true}\n7\n{"index": "x"}\n\xff\n{"index": 2, "pro'
     )
-    assert read_run(run_dir).answers("chat_eval", "capitals") == {1: Answer("q", True)}
+    assert read_run(run_dir).answers("chat_eval", "capitals") == {1: Answer("q", 1.0)}
     assert read_run(run_dir).answers("chat_eval", "nothing") == {}
+
+
+def test_answers_as_the_evaluations_keep_them(run_dir: Path) -> None:
+    several = {"index": 0, "prompt": "q", "num_correct": 1, "samples": [{}, {}, {}, {}]}
+    write_records(run_dir / "chat_eval" / "gsm8k.jsonl", [several])
+    one = {"index": 3, "prompt": "p", "correct": False}
+    write_records(run_dir / "base_eval" / "core" / "copa.jsonl", [one])
+    run = read_run(run_dir)
+    assert run.answers("chat_eval", "gsm8k") == {0: Answer("q", 0.25)}
+    assert run.answers("base_eval", "core_copa") == {3: Answer("p", 0.0)}
+
+
+def test_time_until_a_model(run_dir: Path) -> None:
+    run = read_run(run_dir)
+    assert run.seconds_until("base") == pytest.approx(4.2 + 301 + 60)
+    assert run.seconds_until("sft") == run.seconds
+    assert run.seconds_until("rl") == 0
 
 
 def test_an_empty_folder_is_a_clear_error(tmp_path: Path) -> None:
