@@ -37,7 +37,7 @@ FILES: dict[Split, SetFile] = {
         "3730d312f6e3440559ace48831e51066acaca737f6eabec99bccb9e4b3c39d14",
     ),
 }
-_CALL = re.compile(r"<<([^<>=]*)=([^<>]*)>>")
+_CALL = re.compile(r"<<([^<>]*)=([^<>=]*)>>")
 
 
 def task(folder: Path | None) -> RowTask:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from nanochat.common.paths import atomic_write
 from nanochat.common.ranks import Ranks, compute_dtype, ranks
 from nanochat.common.record import Measure, now
 from nanochat.engine import Engine, Sampling
+from nanochat.engine.sampling import MAX_TEMPERATURE
 from nanochat.evals.generation import content_parts
 from nanochat.evals.records import write_records
 from nanochat.evals.stories import story_bpb
@@ -36,7 +38,7 @@ from nanochat.train.run import (
 SLOTS = 32  # prompts that decode together
 MAX_ANSWER_TOKENS = 512  # of a task over files; HumanEval and GSM8K reason that long
 MAX_TINYWORLD_TOKENS = 128
-TOP_K = 50  # of several samples
+TOP_K = 50  # of replies that are drawn
 MAX_REPLY_TOKENS = 150
 MIN_REPLY_TOKENS = 40  # a conversation ends when the context has no room for so many
 
@@ -86,6 +88,7 @@ def chat_eval(config: ChatEvalConfig) -> None:
     ``chat_eval/tasks.json`` has a row for each task, ``chat_eval/<task>.jsonl`` one for each
     example. For the model after reinforcement learning the folder is ``chat_eval_rl``.
     """
+    _check(config)
     folder = run_dir(config.run, config.out)
     stage = "chat_eval" if config.model == "sft" else f"chat_eval_{config.model}"
     options = result_options(config) | {"eval_data": None}  # where the sets are does not matter
@@ -124,13 +127,29 @@ def chat_eval(config: ChatEvalConfig) -> None:
         )
 
 
-def _tasks(config: ChatEvalConfig, world: Ranks) -> tuple[Task, ...]:
-    """The tasks asked for; says which of ChatCORE are missing. The first rank fetches."""
+def _check(config: ChatEvalConfig) -> None:
+    """Raises: UserError for numbers that make no sense."""
     if config.num_examples < 0 or config.num_samples < 1:
         raise UserError(
             "chat-eval: --num-examples must be at least 0 and --num-samples at least 1, got "
             f"{config.num_examples} and {config.num_samples}"
         )
+    lowest = 0.0 if config.num_samples == 1 else math.ulp(0.0)
+    if not lowest <= _temperature(config) <= MAX_TEMPERATURE:
+        raise UserError(
+            f"chat-eval: --temperature must be 0 to {MAX_TEMPERATURE}, and above 0 for several "
+            f"samples, got {config.temperature}"
+        )
+
+
+def _temperature(config: ChatEvalConfig) -> float:
+    if config.temperature is not None:
+        return config.temperature
+    return 0.0 if config.num_samples == 1 else 1.0
+
+
+def _tasks(config: ChatEvalConfig, world: Ranks) -> tuple[Task, ...]:
+    """The tasks asked for; says which of ChatCORE are missing. The first rank fetches."""
     if not world.is_main:
         world.barrier()
     found = suite(config.tasks, config.eval_data, unsafe_local=config.unsafe_local_exec)
@@ -149,7 +168,6 @@ def _run_task(
     """The result of a task; says it when it is known and keeps its examples."""
     num_examples = config.num_examples or 10**9
     is_tinyworld = isinstance(task, TinyworldTask)
-    several = config.num_samples > 1
     total = len(task.examples("val", n=num_examples, seed=config.seed))
     share = len(range(world.rank, total, world.world_size))
     with ticker(f"chat-eval {task.name}", share, quiet=not world.is_main) as bar:
@@ -159,8 +177,8 @@ def _run_task(
             num_examples=num_examples,
             max_tokens=MAX_TINYWORLD_TOKENS if is_tinyworld else MAX_ANSWER_TOKENS,
             num_samples=config.num_samples,
-            temperature=float(several) if config.temperature is None else config.temperature,
-            top_k=TOP_K if several else None,
+            temperature=_temperature(config),
+            top_k=TOP_K,
             seed=config.seed,
             on_progress=lambda _name, num_done, _total: bar.update(num_done),
         )

@@ -1,3 +1,5 @@
+from decimal import Decimal
+
 import pytest
 
 from nanochat.tasks import grading
@@ -24,6 +26,27 @@ def test_is_exactly(reply: str, is_right: bool) -> None:
 )
 def test_ends_with_number(reply: str, is_right: bool) -> None:
     assert grading.ends_with_number("95")(reply) is is_right
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("#### 18", "18"),
+        ("#### $1,234.50.", "1234.5"),
+        ("####-7", "-7"),
+        ("#### -$7", "-7"),
+        ("#### +.5", "0.5"),
+        ("#### 3 of 4", "3"),
+        ("#### 1\n#### 2", "2"),
+    ],
+)
+def test_number_behind_marker(text: str, number: str) -> None:
+    assert grading.number_behind_marker(text) == Decimal(number)
+
+
+@pytest.mark.parametrize("text", ["18", "18 ####", "#### none", "### 18", "", "#### \u0663"])
+def test_no_number_behind_a_marker(text: str) -> None:
+    assert grading.number_behind_marker(text) is None
 
 
 def test_ends_with_a_negative_number() -> None:
