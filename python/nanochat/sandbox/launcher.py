@@ -53,7 +53,7 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC = 1, 2, 4, 8, 4096, 1
 MS_PRIVATE, MNT_DETACH = 1 << 18, 2
 SYS_MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE = 442, -100, 0x8000
 PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 22, 24, 38
-CAPABILITY_VERSION_3, SECCOMP_MODE_FILTER = 0x20080522, 2
+SECCOMP_MODE_FILTER = 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -95,9 +95,8 @@ def run_init(request: dict[str, Any], status: int, watch: int) -> None:
     die_with_parent()
     if select.select([watch], [], [], 0)[0]:
         return  # the launcher died before the line above
-    signal.signal(
-        signal.SIGINT, signal.SIG_DFL
-    )  # pid 1 is immune to signals that it does not handle
+    # Pid 1 is immune to signals that it does not handle; Python handles this one.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.setsid()
     if request["isolate"]:
         build_root()
@@ -200,7 +199,7 @@ def enter_namespaces() -> None:
     problem = os.read(problem_r, 4096).decode()
     os.waitpid(helper, 0)
     if problem:
-        raise OSError(0, problem.removeprefix("failed ").strip(), "user namespace")
+        raise OSError(0, problem.removeprefix("failed sandbox: ").strip(), "mapping of user ids")
     for fd in (go_r, go_w, problem_r):
         os.close(fd)
 
@@ -246,7 +245,10 @@ def build_root() -> None:
 
 
 def drop_privileges(program: bytes) -> None:
-    """Nobody, without a capability or a way to get one, behind the system call filter."""
+    """Nobody, without a way to a capability, behind the system call filter.
+
+    The capabilities themselves go with the execve: a user other than 0 keeps none.
+    """
     capability = 0
     while _libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) == 0:
         capability += 1
@@ -254,8 +256,6 @@ def drop_privileges(program: bytes) -> None:
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
-    header, nothing = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)()
-    check("capset", _libc.capset(header, nothing))
     check("no_new_privs", _libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
 
     class Program(ctypes.Structure):  # struct sock_fprog

@@ -150,6 +150,23 @@ attempt("node", lambda: os.mknod("/tmp/disk", 0o60666, os.makedev(254, 0)))
     assert list(tmp_path.iterdir()) == []
 
 
+def test_mounts_carry_their_restrictions() -> None:
+    outcome = run_python("""
+import os, sys
+def flags(path):
+    return [name for name in ("RDONLY", "NOSUID", "NODEV", "NOEXEC")
+            if os.statvfs(path).f_flag & getattr(os, "ST_" + name)]
+for path in ("/", "/tmp", "/dev/null", os.__file__, sys.executable): print(*flags(path))
+""")
+    assert outcome.stdout.splitlines() == [
+        "RDONLY NOSUID NODEV NOEXEC",
+        "NOSUID NODEV NOEXEC",
+        "RDONLY NOSUID NOEXEC",
+        "RDONLY NOSUID NODEV",
+        "RDONLY NOSUID NODEV",
+    ], outcome
+
+
 def test_there_is_no_way_to_another_root(without_filter: None) -> None:
     outcome = run_python(f"""{ATTEMPT}
 import ctypes
