@@ -79,12 +79,15 @@ def program_of(reply: str, prompt: str, name: str) -> str | None:
     code = next(filter(definition.search, blocks), blocks[0] if blocks else reply)
     if not code.strip():
         return None
-    defined = definition.search(prompt)
-    assert defined is not None  # the row was read
-    whole = code if definition.search(code) else prompt + code
-    if not blocks and not _parses(whole):
+    if definition.search(code):
+        start = definition.search(prompt)
+        assert start is not None  # else the row had made no example
+        program = prompt[: start.start()] + code
+    else:
+        program = prompt + code
+    if not blocks and not _parses(program):
         return None
-    return whole if whole is not code else prompt[: defined.start()] + code
+    return program
 
 
 def _definition(name: str) -> re.Pattern[str]:

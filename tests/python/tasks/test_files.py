@@ -30,6 +30,7 @@ class Source:
     url: str = ""
     answers: list[tuple[int, int, bytes]] = field(default_factory=list)
     num_asked: int = 0
+    is_over: threading.Event = field(default_factory=threading.Event)
 
     def says(self, *answers: tuple[int, int, bytes]) -> None:
         self.answers = list(answers)
@@ -38,6 +39,7 @@ class Source:
 OK = (200, len(LINES), LINES)
 HALF = (200, len(LINES), LINES[: len(LINES) // 2])
 GONE = (404, 0, b"")
+SILENT = (0, 0, b"")  # accepts the question and says nothing
 
 
 @pytest.fixture
@@ -49,6 +51,9 @@ def source(monkeypatch: pytest.MonkeyPatch) -> Iterator[Source]:
             state.num_asked += 1
             status, length, body = state.answers[0]
             state.answers = state.answers[1:] or state.answers
+            if status == SILENT[0]:
+                state.is_over.wait(60)
+                return
             self.send_response(status)
             self.send_header("Content-Length", str(length))
             self.end_headers()
@@ -63,6 +68,7 @@ def source(monkeypatch: pytest.MonkeyPatch) -> Iterator[Source]:
     thread.start()
     state.url = f"http://127.0.0.1:{server.server_port}"
     yield state
+    state.is_over.set()
     server.shutdown()
     server.server_close()
     thread.join()
@@ -183,6 +189,14 @@ def test_a_fetch_that_fails_leaves_nothing(
     assert str(eval_home() / "quiz.jsonl") in str(raised.value)
     assert source.num_asked == num_tries
     assert left_in_home() == []
+
+
+def test_a_server_that_says_nothing(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "TIMEOUT_S", 0.1)
+    source.says(SILENT)
+    with pytest.raises(UserError, match="timed out"):
+        locate(SetFile("quiz", f"{source.url}/quiz.jsonl", SHA), None)
+    assert source.num_asked == 3
 
 
 def test_a_server_that_is_not_there(source: Source) -> None:
