@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,8 +26,7 @@ from nanochat.engine import Engine
 from nanochat.evals.tasks import mean_centred, run_tasks
 from nanochat.model import GPT
 from nanochat.optim import Schedule, build_groups
-from nanochat.tasks import Task
-from nanochat.tasks.suite import task_named
+from nanochat.tasks.suite import CHATCORE, suite
 from nanochat.tokenizer import Tokenizer
 from nanochat.train.inputs import TINYWORLD
 from nanochat.train.loop import Evaluation
@@ -38,6 +36,7 @@ from nanochat.train.stage import Batch, Stage, run_stage
 
 ENDLESS_STEPS = 500
 SLOTS = 32  # prompts that decode together
+MAX_REPLY_TOKENS = 256  # in measurements
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,12 +73,13 @@ class ChatSFTConfig:
     """Steps between validations."""
     eval_tokens: int = 262_144
     """Tokens of held-out conversations to validate on."""
-    eval_tasks: tuple[str, ...] = ()
-    """Tasks to measure accuracy on: tinyworld/facts, gsm8k, ...; none if not given."""
+    eval_tasks: str = ""
+    """Tasks to measure accuracy on while training, as of chat-eval: tinyworld, chatcore, or single
+    ones with commas between them."""
     chat_eval_every: int = 200
-    """Steps between these."""
+    """Steps between these measurements."""
     eval_examples: int = 64
-    """Held-out examples of each task."""
+    """Examples of each task."""
     save_every: int = 200
     """Steps between checkpoints."""
     resume: bool = False
@@ -105,10 +105,13 @@ def chat_sft(config: ChatSFTConfig) -> None:
             device_batch_size=config.device_batch_size,
             seq_len=model.config.seq_len,
         )
+        if not ranks.is_main:
+            ranks.barrier()  # the first rank fetches what is not there
         course = _course(config, tokenizer, batch)
+        evaluations = _evaluations(config, model, tokenizer, is_main=ranks.is_main)
         if ranks.is_main:
+            ranks.barrier()
             _tell(folder, course)
-        tasks = [task_named(name, config.eval_data) for name in config.eval_tasks]
         stage = Stage(
             name="chat_sft",
             checkpoint="sft",
@@ -135,7 +138,7 @@ def chat_sft(config: ChatSFTConfig) -> None:
             data_digest=course.mixture.digest if course.mixture is not None else "",
             metrics={"num_parameters": model.config.num_parameters()}
             | ({} if course.num_epochs is None else {"num_epochs": course.num_epochs}),
-            evaluations=_accuracies(config, model, tokenizer, tasks) if tasks else (),
+            evaluations=evaluations,
         )
         run_stage(stage, folder, ranks, resume=config.resume)
 
@@ -191,17 +194,31 @@ def _tell(folder: Path, course: _Course) -> None:
         say(line)
 
 
-def _accuracies(
-    config: ChatSFTConfig, model: GPT, tokenizer: Tokenizer, tasks: Sequence[Task]
-) -> tuple[Evaluation]:
-    """Accuracy on each task, and the mean of what is above guessing."""
+def _evaluations(
+    config: ChatSFTConfig, model: GPT, tokenizer: Tokenizer, *, is_main: bool
+) -> tuple[Evaluation, ...]:
+    """Accuracy on each of ``--eval-tasks``, and the means of what is above guessing."""
+    if not config.eval_tasks:
+        return ()
+    found = suite(config.eval_tasks, config.eval_data)
+    for name, reason in found.missing.items() if is_main else ():
+        say(f"chat_sft: without {name}: {reason}")
 
     def measure() -> dict[str, float]:
         model.eval()
         with Engine(model, tokenizer, slots=SLOTS, is_exact=False) as engine:
-            results = run_tasks(engine, tasks, num_examples=config.eval_examples, seed=config.seed)
+            results = run_tasks(
+                engine,
+                found.tasks,
+                num_examples=config.eval_examples,
+                max_tokens=MAX_REPLY_TOKENS,
+                seed=config.seed,
+            )
         model.train()
-        named = {f"accuracy/{result.name}": result.accuracy for result in results}
-        return {"mean_centred": mean_centred(results), **named}
+        figures = {result.name: result.accuracy for result in results}
+        core = [result for result in results if result.name in CHATCORE]
+        if len(core) == len(CHATCORE):
+            figures["chat_core"] = mean_centred(core)
+        return {"mean_centred": mean_centred(results), **figures}
 
     return (Evaluation(config.chat_eval_every, measure),)

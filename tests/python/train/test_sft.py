@@ -93,7 +93,7 @@ def test_resume_is_bit_exact(
     run: Path, base: Path, chats: Path, identity: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    data = f"{chats}@40", f"{identity}:3", "tinyworld@30"
+    data = f"{chats}@15", f"{identity}:2", "tinyworld@12"
     whole = config(run, *data, fill=("name=Ada",), num_iterations=None, num_epochs=3)
     chat_sft(whole)
     num_steps = len(read_metrics(run / "chat_sft" / "metrics.jsonl"))
@@ -160,7 +160,7 @@ def test_data_that_changed_are_not_continued(run: Path, chats: Path, tmp_path: P
 
 
 def test_tasks_are_measured_while_training(run: Path) -> None:
-    tasks = "tinyworld/facts_mc", "tinyworld/arithmetic"
+    tasks = "tinyworld/facts_mc,tinyworld/arithmetic"
     chat_sft(
         config(run, "tinyworld", eval_tasks=tasks, chat_eval_every=2, eval_examples=3, eval_every=3)
     )
@@ -168,7 +168,7 @@ def test_tasks_are_measured_while_training(run: Path) -> None:
     assert [row["step"] for row in rows if "mean_centred" in row] == [2, 4, 5]
     assert [row["step"] for row in rows if "val_bpb" in row] == [3, 5]
     metrics = read_stages(run)["chat_sft"].metrics
-    assert {"accuracy/facts_mc", "accuracy/arithmetic", "mean_centred"} <= metrics.keys()
+    assert {"facts_mc", "arithmetic", "mean_centred"} <= metrics.keys()
 
 
 def test_it_starts_from_the_moments_and_rates_of_pretraining(
