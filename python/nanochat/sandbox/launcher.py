@@ -219,6 +219,10 @@ def build_root() -> None:
     check("pivot_root", _libc.pivot_root(b"/tmp", b"/tmp/host"))
     os.chdir("/")
 
+    os.mkdir("/tmp")  # first, since an interpreter may live below it
+    flags = MS_NOSUID | MS_NODEV | MS_NOEXEC
+    options = f"size={TMP_BYTES},nr_inodes=1024,mode=700,uid={NOBODY},gid={NOBODY}"
+    mount("tmpfs", "/tmp", "tmpfs", flags, options)
     for source in sorted({real for _, real in places}):
         if not os.path.exists(source):  # else it lies in a folder that is there already
             bind(f"/host{source}", source)
@@ -232,10 +236,6 @@ def build_root() -> None:
     for name in ("null", "zero", "urandom"):
         bind(f"/host/dev/{name}", f"/dev/{name}")
         set_attributes(f"/dev/{name}", MS_RDONLY | MS_NOSUID | MS_NOEXEC)
-    os.mkdir("/tmp")
-    flags = MS_NOSUID | MS_NODEV | MS_NOEXEC
-    options = f"size={TMP_BYTES},nr_inodes=1024,mode=700,uid={NOBODY},gid={NOBODY}"
-    mount("tmpfs", "/tmp", "tmpfs", flags, options)
 
     check("umount", _libc.umount2(b"/host", MNT_DETACH))
     os.rmdir("/host")
