@@ -31,7 +31,6 @@ TESTED_ELSEWHERE = {
     "tasks/base.py": "tasks/test_tinyworld.py",
     "tokenizer/split.py": "tokenizer/test_bpe.py",
     "train/base.py": "train/test_stages.py",
-    "train/base_eval.py": "../pipeline/test_speedrun.py",
     "train/chat_eval.py": "../pipeline/test_speedrun.py",
     "train/gpus.py": "train/test_plan.py",
     "train/inputs.py": "train/test_stages.py",

@@ -14,6 +14,9 @@ import torch.multiprocessing as mp
 
 from nanochat.engine import Engine
 from nanochat.evals.bpb import bits_per_byte
+from nanochat.evals.core import run_core_task
+from nanochat.evals.core_tasks import CoreTask, TaskRows
+from nanochat.evals.likelihood import scorer
 from nanochat.evals.tasks import run_tasks
 from nanochat.model import GPT, GPTConfig
 from nanochat.tasks import Example, Kind
@@ -48,8 +51,11 @@ def evaluate(rank: int, world_size: int) -> dict[str, Any]:
     nothing_here = batches if rank == world_size - 1 else []
     uneven = bits_per_byte(model, nothing_here, tokenizer.token_bytes())
     with Engine(model.eval(), tokenizer, slots=2) as engine:
+        rows = [{"query": f"{i}", "choices": ["a", "bc"], "gold": i % 2} for i in range(5)]
+        task = CoreTask(name="x", kind="multiple_choice", path="x", shots=1, chance=0.5)
+        core = run_core_task(task, TaskRows(rows, 2), scorer(engine), tokenizer, context=64)
         (quiz,) = run_tasks(engine, [Quiz()], max_tokens=3)
-    return {"bpb": bpb, "uneven": uneven, "records": list(quiz.records)}
+    return {"bpb": bpb, "uneven": uneven, "records": list(quiz.records), "core": list(core.records)}
 
 
 def test_two_ranks_equal_one(tmp_path: Path) -> None:
@@ -58,6 +64,8 @@ def test_two_ranks_equal_one(tmp_path: Path) -> None:
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert first == second
     assert first["records"] == alone["records"]
+    assert first["core"] == alone["core"]
+    assert len(first["core"]) == 5
     np.testing.assert_allclose(first["bpb"], alone["bpb"], rtol=1e-6)
     np.testing.assert_allclose(first["uneven"], alone["bpb"], rtol=1e-6)
 
