@@ -86,6 +86,15 @@ def test_a_run_that_is_still_training_has_a_card(run_dir: Path) -> None:
     assert "for 0 stages, \\$0" in text
 
 
+def test_a_run_with_one_stage_has_a_card(run_dir: Path) -> None:
+    for stage in ("base_train", "base_eval", "chat_sft", "chat_eval"):
+        shutil.rmtree(run_dir / stage)
+    text = page_of(run_dir)
+    assert "**4.2 s** for 1 stage, \\$0" in text
+    assert "No training stage has left a log yet." in text
+    assert "None has been sampled yet." in text
+
+
 def test_cost_is_hours_times_price(run_dir: Path) -> None:
     change(run_dir, "base_train", seconds=7200.0)
     text = page_of(run_dir, dollars_per_hour=24.0)

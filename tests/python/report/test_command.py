@@ -19,8 +19,10 @@ def test_writes_both_forms_and_prints_the_numbers(
     report(ReportConfig(out=run_dir))
     images = re.findall(r"!\[.*?\]\((plots/.*?)\)", (run_dir / "report.md").read_text())
     assert images == [
-        "plots/accuracies_mean_centred.svg", "plots/base_train_loss.svg", "plots/base_train_throughput.svg",
-    ]  # fmt: skip
+        "plots/accuracies_mean_centred.svg",
+        "plots/base_train_loss.svg",
+        "plots/base_train_throughput.svg",
+    ]
     for image in images:
         assert "<style>" in (run_dir / image).read_text()  # it is an image of its own
     out = capsys.readouterr().out
