@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 
-from nanochat.sandbox import Outcome, run_python
+from nanochat import sandbox
+from nanochat.sandbox import Outcome
 
 pytestmark = pytest.mark.usefixtures("isolated")
+run_python = functools.partial(sandbox.run_python, timeout_s=60)  # a busy machine is no failure
 
 
 def test_a_program_that_ends_is_ok() -> None:
@@ -87,7 +91,7 @@ for thread in threads: thread.join()
 with tempfile.TemporaryFile() as file: print(file.write(b"abc"))
 print({"a", "b", "c", "d", "e", "f"})
 """
-    first, second = run_python(code, timeout_s=60), run_python(code, timeout_s=60)
+    first, second = run_python(code), run_python(code)
     assert first.status == "ok", first
     assert first.stdout.startswith("Point(x=3) 42 d41d8cd98f00b204e9800998ecf8427e\nthread\n")
     assert first.stdout == second.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -12,11 +13,14 @@ from typing import Any
 
 import pytest
 
+from nanochat import sandbox
 from nanochat.common.errors import UserError
-from nanochat.sandbox import SandboxUnavailable, isolation, run, run_python
+from nanochat.sandbox import SandboxUnavailable, isolation, run
+
+run_python = functools.partial(sandbox.run_python, timeout_s=60)  # a busy machine is no failure
 
 ENDLESS = [
-    "print('early', flush=True)\nwhile True: pass",
+    "while True: pass",
     "10 ** 10 ** 9",  # inside C, where no Python signal handler runs
     "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)",
     "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(1000)",
@@ -37,17 +41,25 @@ def num_open_files() -> int:
 @pytest.mark.usefixtures("isolated")
 def test_code_that_never_ends_times_out() -> None:
     with ThreadPoolExecutor(len(ENDLESS)) as pool:
-        outcomes = list(pool.map(lambda code: run_python(code, timeout_s=2), ENDLESS))
+        outcomes = list(pool.map(lambda code: run_python(code, timeout_s=1), ENDLESS))
     for code, outcome in zip(ENDLESS, outcomes, strict=True):
         assert (outcome.status, outcome.exit_code) == ("timeout", None), code
-        assert outcome.seconds >= 2
-    assert outcomes[0].stdout == "early\n"
+        assert outcome.seconds >= 1
+
+
+@pytest.mark.usefixtures("isolated")
+def test_output_before_a_sudden_end_is_kept() -> None:
+    early = (
+        "import os, sys\nfor out in (sys.stdout, sys.stderr): print('early', file=out, flush=True)"
+    )
+    outcome = run_python(f"{early}\nos.kill(os.getpid(), 9)")
+    assert (outcome.status, outcome.stdout, outcome.stderr) == ("killed", "early\n", "early\n")
 
 
 @pytest.mark.usefixtures("isolated")
 @pytest.mark.parametrize("code", FLOODS)
 def test_a_flood_of_output_is_cut_at_its_share(code: str) -> None:
-    outcome = run_python(code, timeout_s=60, max_output_bytes=10000)
+    outcome = run_python(code, max_output_bytes=10000)
     assert outcome.status == "output"
     assert len(outcome.stdout) + len(outcome.stderr) == 10000
 
@@ -66,7 +78,7 @@ def test_many_run_at_once_and_nothing_is_left(processes: Any) -> None:
             f"open('/tmp/mine', 'x').write('{n}')\nprint(open('/tmp/mine').read())"
             for n in range(16)
         ]
-        outcomes = list(pool.map(lambda code: run_python(code, timeout_s=60), codes))
+        outcomes = list(pool.map(run_python, codes))
     assert [outcome.stdout for outcome in outcomes] == [f"{number}\n" for number in range(16)]
     assert processes.below(os.getpid()) == before
     assert num_open_files() == files
@@ -107,7 +119,7 @@ def test_an_interpreter_that_is_gone_is_no_isolation(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.usefixtures("isolated")
 def test_long_code_is_no_problem() -> None:
-    assert run_python("x = 1\n" * 100_000 + "print(x)", timeout_s=60).stdout == "1\n"
+    assert run_python("x = 1\n" * 100_000 + "print(x)").stdout == "1\n"
 
 
 @pytest.mark.usefixtures("isolated")
@@ -203,7 +215,7 @@ class TestUnsafeLocal:
         assert run_python("import os\nos._exit(0)", unsafe_local=True).status == "error"
         assert run_python("import os\nos.abort()", unsafe_local=True).status == "killed"
         assert run_python("while True: pass", timeout_s=0.5, unsafe_local=True).status == "timeout"
-        flood = run_python(FLOODS[0], max_output_bytes=100, timeout_s=60, unsafe_local=True)
+        flood = run_python(FLOODS[0], max_output_bytes=100, unsafe_local=True)
         assert (flood.status, len(flood.stdout)) == ("output", 100)
 
     @pytest.mark.skipif(sys.platform == "darwin", reason="macOS does not enforce RLIMIT_AS")
