@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,12 @@ def test_code_with_backticks() -> None:
 
 
 def test_a_bar_in_the_code_of_a_table() -> None:
+    """A parser drops the cells that a row has beyond its header, so their number proves nothing."""
     command = "a \\| b || c"
-    contents = [token.content for token in tokens_of(page_with(command)) if token.type == "text"]
-    assert command in "".join(contents)
+    tokens = MarkdownIt("commonmark").enable("table").parse(page_with(command))
+    cells = [
+        "".join(child.content for child in cell.children or ())
+        for before, cell in pairwise(tokens)
+        if before.type == "td_open"
+    ]
+    assert [cell.strip() for cell in cells] == 4 * [command]
