@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import torch.multiprocessing as mp
 
 from nanochat.checkpoint import save_checkpoint
 from nanochat.common.errors import UserError
 from nanochat.common.record import Measure, read_stages
 from nanochat.model import GPT
+from nanochat.tasks import gsm8k
 from nanochat.tasks.files import SetFile
 from nanochat.tokenizer import Tokenizer
+from nanochat.train import chat_eval as train
 from nanochat.train.chat_eval import ChatEvalConfig, chat_eval
 
 PROBLEMS = [{"question": f"{i}+1?", "answer": f"#### {i + 1}"} for i in range(5)]
@@ -124,3 +131,29 @@ def test_refused(run: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         evaluate(run, **options)
     assert not (run / "chat_eval").exists()
+
+
+def test_two_ranks_keep_what_one_does(run: Path) -> None:
+    options = {"tasks": "gsm8k,tinyworld/facts_mc,tinyworld/facts", "num_stories": 2}
+    alone = run.with_name("alone")
+    shutil.copytree(run, alone)
+    evaluate(alone, num_examples=3, **options)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    home = os.environ["NANOCHAT_HOME"]
+    mp.spawn(_on_rank, args=(str(run), home, port, options), nprocs=2)
+    for task in ("gsm8k", "facts_mc", "facts"):
+        assert rows(run / "chat_eval" / f"{task}.jsonl") == rows(
+            alone / "chat_eval" / f"{task}.jsonl"
+        )
+    one, two = (read_stages(folder)["chat_eval"].metrics for folder in (alone, run))
+    assert one["story_bpb"].value == pytest.approx(two["story_bpb"].value, rel=1e-6)
+
+
+def _on_rank(rank: int, folder: str, home: str, port: int, options: dict[str, Any]) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "NANOCHAT_HOME": home}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    gsm8k.FILES["val"] = _unpinned("gsm8k_test")["val"]
+    train.MAX_ANSWER_TOKENS = 8
+    evaluate(Path(folder), num_examples=3, **options)
