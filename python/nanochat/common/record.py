@@ -57,7 +57,10 @@ class Measure:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Of 64 bits: JSON has longer integers, which no float holds."""
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) < 1 << 63
+    return isinstance(value, float)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +181,8 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
         try:
             row = json.loads(line)
             step = int(row["step"])
+            if not _is_number(step):
+                continue
             numbers = {name: value for name, value in row.items() if _is_number(value)}
         except (ValueError, KeyError, TypeError, OverflowError):
             continue

@@ -85,11 +85,16 @@ def _pass_curve(stage: str, runs: Sequence[Run]) -> list[Figure]:
         rows = [row for row in run.logs.get(stage, ()) if "pass_at_1" in row]
         chosen = rows[:1] + rows[1:][-1:] if len(runs) == 1 else rows[-1:]
         for s, row in enumerate(chosen):
-            curve = sorted((k, v) for name, v in row.items() if (k := tries(name)) is not None)
+            curve = sorted(
+                (k, value)
+                for name, value in row.items()
+                if (k := tries(name)) is not None and _is_drawable(value)
+            )
             text = f"step {row['step']:.0f}"
             color = s if len(runs) == 1 else r
             text = text if len(runs) == 1 else f"{run.name}, {text}"
             lines.append(Line(text, [(float(k), v) for k, v in curve], color, has_marks=True))
+    lines = [line for line in lines if line.points]
     if all(len(line.points) < 2 for line in lines):
         return []
     title = "Share of questions solved over the number of tries"
@@ -118,7 +123,12 @@ def _lines(stage: str, kind: str, names: Sequence[str], runs: Sequence[Run]) -> 
 
 
 def _points(rows: Rows, name: str) -> Points:
-    return [(row["step"], row[name]) for row in rows if math.isfinite(row.get(name, math.nan))]
+    return [(row["step"], row[name]) for row in rows if name in row and _is_drawable(row[name])]
+
+
+def _is_drawable(value: float) -> bool:
+    """Finite, and not so large that the length of an axis would not be."""
+    return math.isfinite(value) and abs(value) < 1e100
 
 
 def smooth(points: Points, decay: float = 0.9) -> Points:

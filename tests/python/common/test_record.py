@@ -71,6 +71,7 @@ def test_a_foreign_file_is_named(tmp_path: Path, content: str) -> None:
         ("config", []),
         ("metrics", {"val_bpb": {"value": "0.9"}}),
         ("metrics", {"val_bpb": {"value": True}}),
+        ("metrics", {"val_bpb": {"value": 10**400}}),
         ("metrics", {"val_bpb": 0.9}),
     ],
 )
@@ -102,7 +103,8 @@ def test_metrics_survive_a_kill_and_a_resume(tmp_path: Path) -> None:
 def test_rows_keep_numbers_alone(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text(
-        '{"step": 1, "loss": "low", "lr": 0.5}\n{"step": Infinity}\n{"step": [1]}\n[1]\n7\n'
+        '{"step": 1, "loss": "low", "lr": 0.5}\n{"step": Infinity}\n{"step": 1e30}\n'
+        '{"step": [1]}\n[1]\n7\n'
     )
     assert read_metrics(path) == [{"step": 1, "lr": 0.5}]
 

@@ -57,6 +57,8 @@ def test_a_chart_per_series_when_there_are_several_runs() -> None:
         [{"step": 1}],
         [{"step": 1, "loss": math.nan}, {"step": 2, "loss": math.inf}],
         [{"step": 1, "loss": 2.0}],  # one value is no chart
+        [{"step": 1, "loss": 1e308}, {"step": 2, "loss": -1e308}],
+        [{"step": 1, "pass_at_1": math.nan, "pass_at_2": 1.0}],
         [{"step": 1, "lr": 2.0}, {"step": 2, "lr": 1.0}],
     ],
 )
