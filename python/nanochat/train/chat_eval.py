@@ -16,7 +16,7 @@ from nanochat.common.figures import duration
 from nanochat.common.paths import atomic_write
 from nanochat.common.ranks import Ranks, compute_dtype, ranks
 from nanochat.common.record import Measure, now
-from nanochat.engine import Engine, Sampling
+from nanochat.engine import Engine, NativeOptions, Sampling
 from nanochat.engine.sampling import MAX_TEMPERATURE
 from nanochat.evals.generation import content_parts
 from nanochat.evals.records import write_records
@@ -106,7 +106,8 @@ def chat_eval(config: ChatEvalConfig) -> None:
                 model, tokenizer, num_stories=config.num_stories, seed=config.seed
             )
             metrics["story_bpb"] = Measure(value=stories, bound=bound)
-        with Engine(model, tokenizer, slots=SLOTS, is_exact=False) as engine:
+        native = NativeOptions(dtype=config.dtype or "bf16")  # which it is fast in everywhere
+        with Engine(model, tokenizer, slots=SLOTS, options=native, is_exact=False) as engine:
             results = [_run_task(engine, task, config, folder / stage, world) for task in tasks]
             if not world.is_main:
                 return
