@@ -1,6 +1,6 @@
 """What a model is finetuned on: ingredients by name or path, each with its weight.
 
-    --data chats.jsonl gsm8k:4 mmlu@20000 identity.jsonl:2 tinyworld@5000
+    --data chats.jsonl gsm8k:4 spelling_bee@5000 identity.jsonl:10 tinyworld@2000
 
     WHAT          each of its rows once in an epoch of the mixture
     WHAT:TIMES    each row TIMES times
@@ -250,9 +250,7 @@ def _examples(ingredient: Ingredient, tally: Tally, seed: int, sets: Path | None
     try:
         task = task_named(ingredient.what, sets)
     except UserError as error:
-        raise UserError(
-            f"data: {ingredient.what} is no file or folder, nor a task: {error}"
-        ) from error
+        raise UserError(f"data: {ingredient.what} is no file or folder; {error}") from error
     if isinstance(task, RowTask):
         tally.num_rows = tally.num_malformed = task.load("train").num_malformed
     num_examples = ingredient.rows if ingredient.is_generated else None

@@ -1,6 +1,6 @@
 """Finetuning on conversations: the base model learns to answer, and when to call the calculator.
 
-    nanochat chat-sft --run mine --data chats.jsonl gsm8k:4 identity.jsonl:2 --fill name=Ada
+    nanochat chat-sft --run mine --data chats.jsonl gsm8k:4 identity.jsonl:10 --fill name=Ada
 
 What it is trained on, and how much of each: mixture.py. Only what the assistant says is a target.
 Starts from the weights of ``<run>/base`` and, so that the first steps are not thrown away, from its
@@ -88,6 +88,7 @@ class ChatSFTConfig:
 
 def chat_sft(config: ChatSFTConfig) -> None:
     """Train, evaluate and save under ``<run>/sft``; continues there with ``resume``."""
+    _check(config)
     folder = run_dir(config.run, config.out)
     options = result_options(config) | {
         "data": shlex.join(config.data),
@@ -141,6 +142,15 @@ def chat_sft(config: ChatSFTConfig) -> None:
             evaluations=evaluations,
         )
         run_stage(stage, folder, ranks, resume=config.resume)
+
+
+def _check(config: ChatSFTConfig) -> None:
+    """Raises: UserError for numbers that make no sense."""
+    for name in ("num_epochs", "num_iterations", "chat_eval_every", "eval_examples"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            option = name.replace("_", "-")
+            raise UserError(f"chat_sft: --{option} must be at least 1, got {value}")
 
 
 @dataclass(frozen=True)

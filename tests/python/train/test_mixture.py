@@ -215,8 +215,11 @@ def test_tasks_by_name(byte_tokenizer: Tokenizer, tmp_path: Path) -> None:
         (["tinyworld", "tinyworld@5"], "each ingredient must be named once, got 'tinyworld tiny"),
         (["tinyworld"], "tinyworld has no end, so it needs a number of rows: tinyworld@5000"),
         (["tinyworld/facts:2"], "tinyworld/facts has no end, so it needs a number"),
-        (["chats"], "data: chats is no file or folder, nor a task: .*must be one of arc_easy"),
-        (["tinyworld/poems@5"], "nor a task: .*tinyworld/facts.*got tinyworld/poems"),
+        (["chats"], "data: chats is no file or folder; tasks: must be one of arc_easy"),
+        (
+            ["tinyworld/poems@5"],
+            r"poems is no file or folder; .*tinyworld/facts.*got tinyworld/poems",
+        ),
         (["missing.jsonl"], r"no file matches missing\.jsonl"),
         ([], "each ingredient must be named once, got ''"),
     ],

@@ -203,6 +203,13 @@ def test_what_tinyworld_loses_is_told(run: Path, capsys: pytest.CaptureFixture[s
     assert 0 < int(told[1]) < 1024
 
 
+@pytest.mark.parametrize("option", ["num_epochs", "num_iterations", "chat_eval_every"])
+def test_numbers_that_make_no_sense(tmp_path: Path, option: str) -> None:
+    name = option.replace("_", "-")
+    with pytest.raises(UserError, match=f"--{name} must be at least 1, got 0"):
+        chat_sft(config(tmp_path, "tinyworld", **{option: 0}))
+
+
 def test_data_shorter_than_a_step(run: Path, identity: Path) -> None:
     with pytest.raises(UserError, match=r"a step takes 8 rows of 64 tokens, the data fill [1-3]; "):
         chat_sft(config(run, identity, num_iterations=None))
