@@ -34,6 +34,11 @@ def test_what_is_missing_of_a_list_is_told(write_set: Callable[..., Path]) -> No
     assert "no network here" in found.missing["mmlu"]
 
 
+def test_a_task_named_singly_must_run(write_set: Callable[..., Path]) -> None:
+    with pytest.raises(UserError, match=r"^tasks: cannot fetch mmlu_test"):
+        suite("gsm8k,mmlu", write_set("gsm8k_test", [PROBLEM]))
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [
