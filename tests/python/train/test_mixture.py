@@ -171,6 +171,13 @@ def test_special_tokens_in_rows_are_text(byte_tokenizer: Tokenizer, tmp_path: Pa
         assert item.ids.tolist().count(byte_tokenizer.assistant_end) == 1
 
 
+def test_letters_that_no_vocabulary_saw(byte_tokenizer: Tokenizer, tmp_path: Path) -> None:
+    rows = [row(f"\u2028\U0001f600 \uc544\uce68 {i}") for i in range(4)]
+    mixture = mix(byte_tokenizer, write(tmp_path / "a.jsonl", rows), seq_len=100)
+    for text in texts(byte_tokenizer, mixture.train):
+        assert text.count("\u2028\U0001f600 \uc544\uce68") == 2
+
+
 def test_names_are_filled_in_or_missed(byte_tokenizer: Tokenizer, tmp_path: Path) -> None:
     rows = [{"instruction": f"who{i}?", "output": "I am {{name}}."} for i in range(4)]
     path = write(tmp_path / "a.jsonl", rows)
