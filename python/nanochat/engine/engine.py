@@ -173,6 +173,8 @@ class Engine:
     @property
     def failure(self) -> BaseException | None:
         """Why the engine stopped by itself, if it did."""
+        if self._failure is None and (reason := self._core.failure()):
+            return RuntimeError(f"engine: {reason}")  # the dispatcher has not heard of it yet
         return self._failure
 
     def generate(

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -51,7 +50,7 @@ from nanochat.train.run import (
     write_record,
 )
 
-SLOTS = 64  # replies that decode together
+SLOTS = 32  # replies that decode together
 EVAL_SAMPLES = 8  # of each held-out question: pass@1 to pass@8
 
 
@@ -68,7 +67,8 @@ class ChatRLConfig:
     eval_data: Path | None = None
     """Folder of evaluation sets; NANOCHAT_HOME/eval if not given."""
     reward: Path | None = None
-    """Python file with reward(example, text) -> float; by default 1 for a right answer, else 0."""
+    """Python file with reward(example, text) -> float; by default 1 for a right answer, else 0.
+    Evaluations go by the task's own rule whatever it says."""
     num_iterations: int = 467
     """Steps."""
     questions_per_step: int = 16
@@ -135,16 +135,14 @@ def learn(
     if ranks.device.type == "cpu":
         keep_freed_memory()
     started = now()
-    options = result_options(config)
     dtype = compute_dtype(ranks.device, config.dtype)
     model, tokenizer, meta = load_model(folder / "sft", device=ranks.device, dtype=dtype)
     groups = build_groups(
         model, n_embd=model.config.n_embd, batch_lr_scale=meta["lr_scale"], weight_decay=0.0
     )
     optimizer = MuonAdamW(groups)
-    schedule = Schedule.linear(config.num_iterations, peak_lr=config.lr_scale)
     position = Position()
-    found = find_resume(folder / "rl", resume=config.resume, options=options)
+    found = find_resume(folder / "rl", resume=config.resume, options=result_options(config))
     if found is not None:
         checkpoint, state = found
         model.load_state_dict(load_file(checkpoint / "model.safetensors"))
@@ -152,150 +150,207 @@ def learn(
         position = Position(**state.position["position"])
         if ranks.is_main:
             say(f"chat_rl: continues at step {position.step} of {config.num_iterations}")
-
-    def save() -> None:
-        tensors = optimizer.full_state()  # collective
-        if ranks.is_main:
-            save_checkpoint(
-                folder / "rl",
-                position.step,
-                model=model,
-                tokenizer=tokenizer,
-                meta={"stage": "chat_rl", "lr_scale": meta["lr_scale"], "options": options},
-                train=TrainState(tensors, {"position": asdict(position), "options": options}),
-            )
-        ranks.barrier()
-
     num_questions = config.num_iterations * config.questions_per_step
-    examples = task.examples("train", n=num_questions, seed=config.seed)
-    engine_options = NativeOptions(
+    options = NativeOptions(
         dtype=next(name for name, its in DTYPES.items() if its == dtype),
         threads=torch.get_num_threads(),
     )
     with (
         MetricsLog(folder / "chat_rl" / "metrics.jsonl") as log,
-        Engine(model, tokenizer, slots=SLOTS, options=engine_options, is_exact=False) as engine,
-        ticker(
-            "chat_rl", config.num_iterations, done=position.step, quiet=not ranks.is_main
-        ) as bar,
+        Engine(model, tokenizer, slots=SLOTS, options=options, is_exact=False) as engine,
     ):
-
-        def evaluate() -> EvalResult:
-            (result,) = run_tasks(
-                engine,
-                [task],
-                num_examples=config.eval_examples,
-                max_tokens=config.max_tokens,
-                num_samples=EVAL_SAMPLES,
-                temperature=1.0,
-                top_k=config.top_k,
-                seed=config.seed,
-            )
-            if ranks.is_main:
-                passes = {f"pass_at_{k}": result.pass_at(k) for k in range(1, EVAL_SAMPLES + 1)}
-                log.write(step=position.step, **passes)
-                write_records(folder / "chat_rl" / f"val_{position.step:06d}.jsonl", result.records)
-            return result
-
-        mark = time.perf_counter()
-        while position.step < config.num_iterations:
-            if position.step % config.eval_every == 0:
-                result = evaluate()
-                if position.step == 0:
-                    position.first = asdict(_without_chance(result))
-            rate = schedule.apply(optimizer.param_groups, position.step)
-            row = _step(config, model, optimizer, engine, examples, reward, ranks, position)
-            position.step += 1
-            if not row["skipped"]:
-                engine.load_weights(model)
-            position.wall_seconds += time.perf_counter() - mark
-            mark = time.perf_counter()
-            if ranks.is_main:
-                log.write(step=position.step, lr=rate, seconds=position.wall_seconds, **row)
-            is_last = position.step == config.num_iterations
-            if is_last or position.step % config.save_every == 0:
-                save()
-            bar.update(position.step, reward=f"{row['reward']:.3f}", length=f"{row['length']:.0f}")
-        result = evaluate()
-        position.wall_seconds += time.perf_counter() - mark
+        learner = _Learner(
+            config=config,
+            folder=folder,
+            ranks=ranks,
+            task=task,
+            examples=task.examples("train", n=num_questions, seed=config.seed),
+            reward=reward,
+            model=model,
+            optimizer=optimizer,
+            engine=engine,
+            position=position,
+            lr_scale=meta["lr_scale"],
+            log=log,
+        )
+        result = learner.run()
     if ranks.is_main:
-        _record(folder, started, options, position, model, result)
+        _record(config, folder, started, position, model, result)
     return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Learner:
+    """What the steps of one rank work with; ``position`` and the weights advance."""
+
+    config: ChatRLConfig
+    folder: Path
+    ranks: Ranks
+    task: Task
+    examples: list[Example]
+    reward: Reward
+    model: GPT
+    optimizer: MuonAdamW
+    engine: Engine
+    position: Position
+    lr_scale: float  # batch factor of pretraining's rates
+    log: MetricsLog
+
+    def run(self) -> EvalResult:
+        """All steps that are left. An evaluation is of the weights of a checkpoint that is there:
+        it stands before the step that follows, so a start behind a checkpoint begins with it."""
+        config, position, num_steps = self.config, self.position, self.config.num_iterations
+        schedule = Schedule.linear(num_steps, peak_lr=config.lr_scale)
+        is_quiet = not self.ranks.is_main
+        with ticker("chat_rl", num_steps, done=position.step, quiet=is_quiet) as bar:
+            mark = time.perf_counter()
+            while position.step < num_steps:
+                if position.step % config.eval_every == 0:
+                    result = self.evaluate()
+                    if position.step == 0:
+                        position.first = asdict(_without_chance(result))
+                rate = schedule.apply(self.optimizer.param_groups, position.step)
+                row = self.take_step()
+                position.wall_seconds += time.perf_counter() - mark
+                mark = time.perf_counter()
+                if self.ranks.is_main:
+                    self.log.write(
+                        step=position.step, lr=rate, seconds=position.wall_seconds, **row
+                    )
+                if position.step == num_steps or position.step % config.save_every == 0:
+                    self.save()
+                bar.update(
+                    position.step, reward=f"{row['reward']:.3f}", length=f"{row['length']:.0f}"
+                )
+            result = self.evaluate()
+            position.wall_seconds += time.perf_counter() - mark
+        return result
+
+    def take_step(self) -> dict[str, float]:
+        """Replies to the questions of a step and the update that they give.
+
+        Returns: Figures over all ranks, for the log.
+        """
+        config, position = self.config, self.position
+        start = time.perf_counter()
+        replies = self._roll_out()
+        figures = _sum(self.ranks, _count(replies))
+        num_replies, num_drawn = max(1.0, figures["replies"]), max(1.0, figures["drawn"])
+        middle = time.perf_counter()
+        idle = figures["flat_questions"] + figures["too_long"]
+        is_skipped = idle == config.questions_per_step
+        loss = 0.0 if is_skipped else self._update(replies, num_drawn)
+        end = time.perf_counter()
+        position.step += 1
+        position.tokens += int(figures["drawn"])
+        position.skipped += is_skipped
+        position.too_long += int(figures["too_long"])
+        position.rollout_seconds += middle - start
+        position.update_seconds += end - middle
+        return {
+            "loss": loss,
+            "skipped": int(is_skipped),
+            "tokens": position.tokens,
+            "reward": figures["reward"] / num_replies,
+            "length": figures["drawn"] / num_replies,
+            "cut": figures["cut"] / num_replies,
+            "empty": figures["empty"] / num_replies,
+            "flat_questions": figures["flat_questions"],
+            "too_long": figures["too_long"],
+            "tokens_per_second": figures["drawn"] / (middle - start),
+            "rollout_share": (middle - start) / (end - start),
+        }
+
+    def _roll_out(self) -> list[list[Reply]]:
+        """Replies to this rank's share of the questions."""
+        config, step = self.config, self.position.step
+        questions = questions_of(
+            step,
+            num_questions=len(self.examples),
+            per_step=config.questions_per_step,
+            seed=config.seed,
+        )[self.ranks.rank :: self.ranks.world_size]
+        try:
+            return roll_out(
+                self.engine,
+                [self.examples[question] for question in questions],
+                [reply_seed(config.seed, step, question) for question in questions],
+                num_samples=config.num_samples,
+                max_tokens=config.max_tokens,
+                top_k=config.top_k,
+                reward=self.reward,
+            )
+        except RuntimeError as error:
+            if self.engine.failure is None:
+                raise
+            raise UserError(
+                f"chat_rl: no replies at step {step}: {error}; the last checkpoint is intact, "
+                "lower --lr-scale"
+            ) from error
+
+    def _update(self, replies: list[list[Reply]], num_drawn: float) -> float:
+        """One step of the optimizer, in the engine too; returns the loss over all ranks.
+
+        ``num_drawn`` is over all ranks. A loss that is not finite changes nothing.
+        """
+        for parameter in self.model.parameters():  # a rank may have nothing to teach
+            parameter.grad = torch.zeros_like(parameter)
+        every = [reply for of_question in replies for reply in of_question]
+        rows, pad = self.config.device_batch_size, self.engine.tokenizer.bos
+        total = torch.zeros((), device=self.ranks.device)
+        for batch in micro_batches(every, rows=rows, pad=pad):
+            on_device = MicroBatch(*(tensor.to(self.ranks.device) for tensor in batch))
+            loss = policy_loss(self.model, on_device) / num_drawn
+            loss.backward()
+            total += loss.detach()
+        value = float(self.ranks.sum(total))
+        if not math.isfinite(value):
+            raise UserError(
+                f"chat_rl: loss is {value} at step {self.position.step}; the last checkpoint is "
+                "intact, lower --lr-scale or look at the rewards"
+            )
+        self.optimizer.step()
+        self.engine.load_weights(self.model)
+        return value
+
+    def evaluate(self) -> EvalResult:
+        """pass@k on held-out questions, into the log; every example into a file of its own."""
+        config, step = self.config, self.position.step
+        (result,) = run_tasks(
+            self.engine,
+            [self.task],
+            num_examples=config.eval_examples,
+            max_tokens=config.max_tokens,
+            num_samples=EVAL_SAMPLES,
+            temperature=1.0,
+            top_k=config.top_k,
+            seed=config.seed,
+        )
+        if self.ranks.is_main:
+            passes = {f"pass_at_{k}": result.pass_at(k) for k in range(1, EVAL_SAMPLES + 1)}
+            self.log.write(step=step, **passes)
+            write_records(self.folder / "chat_rl" / f"val_{step:06d}.jsonl", result.records)
+        return result
+
+    def save(self) -> None:
+        """Collective."""
+        tensors = self.optimizer.full_state()
+        options = result_options(self.config)
+        if self.ranks.is_main:
+            save_checkpoint(
+                self.folder / "rl",
+                self.position.step,
+                model=self.model,
+                tokenizer=self.engine.tokenizer,
+                meta={"stage": "chat_rl", "lr_scale": self.lr_scale, "options": options},
+                train=TrainState(tensors, {"position": asdict(self.position), "options": options}),
+            )
+        self.ranks.barrier()
 
 
 def _without_chance(result: EvalResult) -> Measure:
     """Not one of the tasks that an evaluation takes the mean of."""
     return replace(result.measure, chance=None)
-
-
-def _step(
-    config: ChatRLConfig,
-    model: GPT,
-    optimizer: MuonAdamW,
-    engine: Engine,
-    examples: list[Example],
-    reward: Reward,
-    ranks: Ranks,
-    position: Position,
-) -> dict[str, float]:
-    """Replies of one step and the update that they give; returns its figures, over all ranks."""
-    start = time.perf_counter()
-    questions = questions_of(
-        position.step,
-        num_questions=len(examples),
-        per_step=config.questions_per_step,
-        seed=config.seed,
-    )[ranks.rank :: ranks.world_size]
-    try:
-        replies = roll_out(
-            engine,
-            [examples[question] for question in questions],
-            [reply_seed(config.seed, position.step, question) for question in questions],
-            num_samples=config.num_samples,
-            max_tokens=config.max_tokens,
-            top_k=config.top_k,
-            reward=reward,
-        )
-    except RuntimeError as error:
-        if engine.failure is None:
-            raise
-        raise UserError(
-            f"chat_rl: no replies at step {position.step}: {error}; the last checkpoint is intact, "
-            "lower --lr-scale"
-        ) from error
-    figures = _sum(ranks, _count(replies))
-    num_replies, num_drawn = max(1.0, figures["replies"]), max(1.0, figures["drawn"])
-    middle = time.perf_counter()
-    loss = 0.0
-    updated = figures["flat_questions"] + figures["too_long"] < config.questions_per_step
-    if updated:
-        every = [reply for of_question in replies for reply in of_question]
-        batches = micro_batches(every, rows=config.device_batch_size, pad=engine.tokenizer.bos)
-        loss = _update(model, optimizer, batches, num_drawn, ranks)
-        if not math.isfinite(loss):
-            raise UserError(
-                f"chat_rl: loss is {loss} at step {position.step}; the last checkpoint is intact, "
-                "lower --lr-scale or look at the rewards"
-            )
-    end = time.perf_counter()
-    position.tokens += int(figures["drawn"])
-    position.skipped += not updated
-    position.too_long += int(figures["too_long"])
-    position.rollout_seconds += middle - start
-    position.update_seconds += end - middle
-    return {
-        "loss": loss,
-        "skipped": int(not updated),
-        "tokens": position.tokens,
-        "reward": figures["reward"] / num_replies,
-        "length": figures["drawn"] / num_replies,
-        "cut": figures["cut"] / num_replies,
-        "empty": figures["empty"] / num_replies,
-        "flat_questions": figures["flat_questions"],
-        "too_long": figures["too_long"],
-        "tokens_per_second": figures["drawn"] / (middle - start),
-        "rollout_share": (middle - start) / (end - start),
-    }
 
 
 def _count(replies: list[list[Reply]]) -> dict[str, float]:
@@ -314,28 +369,6 @@ def _count(replies: list[list[Reply]]) -> dict[str, float]:
     }
 
 
-def _update(
-    model: GPT,
-    optimizer: MuonAdamW,
-    batches: Iterable[MicroBatch],
-    num_drawn: float,
-    ranks: Ranks,
-) -> float:
-    """One step of the optimizer; returns the loss over all ranks, and does nothing if it is bad."""
-    for parameter in model.parameters():  # a rank may have nothing to teach
-        parameter.grad = torch.zeros_like(parameter)
-    total = torch.zeros((), device=ranks.device)
-    for batch in batches:
-        on_device = MicroBatch(*(tensor.to(ranks.device) for tensor in batch))
-        loss = policy_loss(model, on_device) / num_drawn
-        loss.backward()
-        total += loss.detach()
-    value = float(ranks.sum(total))
-    if math.isfinite(value):
-        optimizer.step()
-    return value
-
-
 def _sum(ranks: Ranks, figures: dict[str, float]) -> dict[str, float]:
     """Over all ranks."""
     if ranks.world_size == 1:
@@ -345,9 +378,9 @@ def _sum(ranks: Ranks, figures: dict[str, float]) -> dict[str, float]:
 
 
 def _record(
+    config: ChatRLConfig,
     folder: Path,
     started: str,
-    options: dict[str, Any],
     position: Position,
     model: GPT,
     result: EvalResult,
@@ -364,7 +397,7 @@ def _record(
         started=started,
         seconds=position.wall_seconds,
         model="rl",
-        config=options,
+        config=result_options(config),
         metrics={
             "num_parameters": model.config.num_parameters(),
             "pass_at_1": _without_chance(result),
