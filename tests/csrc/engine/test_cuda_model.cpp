@@ -199,6 +199,34 @@ void test_classic_logits_of_rows_and_copied_pages() {
   REQUIRE(same_bits(model->logits(0), wanted(37)));
 }
 
+// Other weights in place are those of a model made from them, in graphs too, which hold scalars of
+// the weights; weights that do not fit change nothing.
+void test_other_weights_in_place() {
+  const ModelConfig config = modern();
+  const RandomCheckpoint first(config, 3), second(config, 4);
+  const std::vector<int32_t> tokens = random_tokens(config, 20, 5);
+  const auto logits_of = [&](Model& model) {
+    Sequence sequence{.tokens = tokens, .pages = {1}};
+    for (const int size : {17, 1, 1, 1}) step(model, {{&sequence, size}});
+    return sequence.logits;
+  };
+  const auto model = make_model(config, first), other = make_model(config, second);
+  const std::vector<float> before = logits_of(*model), want = logits_of(*other);
+  REQUIRE(!same_bits(before, want));
+  Tensors broken = second.tensors();
+  broken.erase("backout_lambda");  // the last to be looked for
+  try {
+    model->load(broken);
+    REQUIRE(false);
+  } catch (const std::invalid_argument&) {
+    REQUIRE(same_bits(logits_of(*model), before));
+  }
+  model->load(second.tensors());
+  REQUIRE(same_bits(logits_of(*model), want));
+  model->load(first.tensors());
+  REQUIRE(same_bits(logits_of(*model), before));
+}
+
 bool is_same(const Drawn& a, const Drawn& b) {
   return a.token == b.token && a.logprob == b.logprob;
 }
@@ -300,6 +328,7 @@ void test_what_the_kernels_do_not_serve_is_refused() {
 int main() {
   test_modern_logits_in_any_steps_and_company();
   test_classic_logits_of_rows_and_copied_pages();
+  test_other_weights_in_place();
   test_decode_is_as_many_steps();
   test_what_the_kernels_do_not_serve_is_refused();
 }
