@@ -93,6 +93,11 @@ def test_scores_that_are_no_numbers_are_wrong_and_counted() -> None:
             assert (record["chosen"], record["correct"]) == (None, False)
     words = TaskRows([{"context": "q", "continuation": "x"}], 0)
     assert ask(WORDS, words, lambda _: math.inf).num_not_finite == 1
+    tokenizer = Tokenizer.from_ranks({bytes([byte]): byte for byte in range(256)})
+    result = run_core_task(
+        WORDS, words, lambda _: [[Score(math.nan, 1, True)]], tokenizer, context=64
+    )
+    assert (result.num_not_finite, result.num_correct) == (1, 0)
 
 
 def test_long_prompts_are_counted() -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from nanochat.evals.core_prompts import Prompts, scored_from, whole_texts
 from nanochat.evals.core_tasks import CORE_TASKS, CoreTask, load_rows, present_tasks
-from nanochat.tokenizer import Tokenizer
+from nanochat.tokenizer import Tokenizer, train_bpe
+from nanochat.tokenizer.bpe import GPT2_PATTERN, SPLIT_PATTERN
 
 ANSWER = "\nAnswer: "
 TASKS = {task.name: task for task in CORE_TASKS}
@@ -94,10 +95,13 @@ def test_long_prompts_lose_the_same_beginning_in_every_row(byte_tokenizer: Token
     assert (byte_tokenizer.decode(row.ids), row.start) == ("ris", 1)
 
 
-@pytest.fixture(scope="module")
-def trained() -> Tokenizer:
+@pytest.fixture(scope="module", params=[SPLIT_PATTERN, GPT2_PATTERN], ids=["ours", "gpt2"])
+def trained(request: pytest.FixtureRequest) -> Tokenizer:
+    """White space in all lengths is a token, so that a wrong split shows."""
     texts = [f"{row} The capital.\n\nQuestion: is it?\nAnswer: it is" for row in (CHOICES, WORDS)]
-    return Tokenizer.train(texts * 4, 400, num_threads=1)
+    texts += ["a" + space * n + "b" for space in ("\n", " ", "\n\n ") for n in range(1, 6)]
+    ranks = train_bpe(texts * 4, 400, request.param, num_threads=1)
+    return Tokenizer.from_ranks(ranks, request.param)
 
 
 HARD = [
