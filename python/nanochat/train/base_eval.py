@@ -100,7 +100,7 @@ def base_eval(config: BaseEvalConfig) -> None:
         bpb = bits_per_byte(model, on_device, tokenizer.token_bytes())
         metrics: dict[str, float | Measure] = {"val_bpb": bpb}
         text = f"base-eval: val bpb {bpb:.4f}"
-        if config.data == TINYWORLD and world.is_main:
+        if config.data == TINYWORLD:  # all ranks share the stories
             stories, bound = story_bpb(
                 model, tokenizer, num_stories=config.num_stories, seed=config.seed
             )
