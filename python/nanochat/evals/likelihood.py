@@ -14,8 +14,12 @@ rows with logits everywhere (P weights of the blocks, V C of the head, 2 FLOP ea
 
 So c long prompts that differ in a word cost c times less, and a single row saves its head: a fifth
 of the FLOP at d6 with V = 8192, more with the softmax over V, which is memory traffic. On the CPU
-the native engine computes (csrc/engine/scorer.h): bf16 products at twice the rate of PyTorch's, no
-padding, and in the last layer only what is scored. Elsewhere PyTorch does, in padded batches.
+the native engine computes (csrc/engine/scorer.h): faster products, no padding, and in the last
+layer only what is scored. Elsewhere PyTorch does, in padded batches.
+
+Measured (scripts/bench/core.py; d4, C = 256, V = 8192, T = 1024, bf16, one core shared with others):
+6 to 13 times sooner for single rows, 17 for two long choices, 24 to 31 for four; 16 for all rows of
+the 14 tasks at hand.
 """
 
 from __future__ import annotations
