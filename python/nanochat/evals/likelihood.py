@@ -17,9 +17,9 @@ of the FLOP at d6 with V = 8192, more with the softmax over V, which is memory t
 the native engine computes (csrc/engine/scorer.h): faster products, no padding, and in the last
 layer only what is scored. Elsewhere PyTorch does, in padded batches.
 
-Measured (scripts/bench/core.py; d4, C = 256, V = 8192, T = 1024, bf16, one core shared with others):
-6 to 13 times sooner for single rows, 17 for two long choices, 24 to 31 for four; 16 for all rows of
-the 14 tasks at hand.
+Measured (scripts/bench/core.py; d4, C = 256, V = 8192, T = 1024, bf16, one core, shared): 6 to 13
+times sooner for single rows, 17 for two long choices, 24 to 31 for four; 16 for all rows of the 14
+tasks at hand.
 """
 
 from __future__ import annotations

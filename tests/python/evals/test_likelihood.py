@@ -40,7 +40,13 @@ def some_groups(context: int) -> list[list[TokenRow]]:
         rows = [shared + tokens(draw.randrange(2, 13)) for _ in range(draw.randrange(1, 5))]
         groups.append([TokenRow(ids, draw.randrange(1, len(ids))) for ids in rows])
     longest = tokens(context + 1)
-    return [*groups, [TokenRow(longest, 1)], [TokenRow(longest, 5), TokenRow(longest[:9], 3)]]
+    apart = [TokenRow([97, 98, 99], 1), TokenRow([100, 98], 1)]
+    return [
+        *groups,
+        apart,
+        [TokenRow(longest, 1)],
+        [TokenRow(longest, 5), TokenRow(longest[:9], 3)],
+    ]
 
 
 def greedy_row(model: GPT) -> TokenRow:
