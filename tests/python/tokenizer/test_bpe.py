@@ -235,8 +235,17 @@ def test_documents_are_streamed() -> None:
     assert most_alive < 20
 
 
+@pytest.fixture
+def ctrl_c_raises() -> Iterator[None]:
+    """A shell starts what runs in the background deaf to SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("num_threads", [1, 2])
 @pytest.mark.parametrize("phase", ["count", "merge"])
+@pytest.mark.usefixtures("ctrl_c_raises")
 def test_ctrl_c_ends_both_phases_soon(phase: str, num_threads: int) -> None:
     """The signal is sent from the progress callback, so that it arrives within the phase."""
     letters = bytes(ord("a") + i % 16 for i in range(256))
