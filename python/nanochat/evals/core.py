@@ -13,13 +13,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch.distributed as dist
-
 from nanochat.common.record import Measure
 from nanochat.evals.core_prompts import CoreExample, Encoder, Prompts
 from nanochat.evals.core_tasks import CoreTask, TaskRows
 from nanochat.evals.likelihood import Score, Scorer
-from nanochat.evals.records import Record
+from nanochat.evals.records import Record, gather, share_of
 from nanochat.evals.statistics import Z, wilson_interval
 
 AT_ONCE = 64  # examples handed to the scorer between two reports of progress
@@ -127,8 +125,7 @@ def run_core_task(
     """
     started = time.perf_counter()
     prompts = Prompts(task, rows.rows, encoder, context=context)
-    rank, world_size = (dist.get_rank(), dist.get_world_size()) if _is_distributed() else (0, 1)
-    share = range(rank, len(prompts), world_size)
+    share = share_of(len(prompts))
     records: list[Record] = []
     num_tokens = 0
     for first in range(0, len(share), AT_ONCE):
@@ -139,7 +136,7 @@ def run_core_task(
         records += new
         if on_progress is not None:
             on_progress(len(records), len(share), num_tokens)
-    records = sorted(_gather(records), key=lambda record: int(record["index"]))
+    records = gather(records)
     return CoreResult(
         task=task,
         num_correct=sum(record["correct"] for record in records),
@@ -172,16 +169,3 @@ def _record(task: CoreTask, example: CoreExample, scores: Sequence[Score]) -> Re
         "gold": example.gold,
         "correct": chosen == example.gold,
     }
-
-
-def _gather(records: list[Record]) -> list[Record]:
-    """Those of all ranks, on every rank."""
-    if not _is_distributed():
-        return records
-    shares: list[list[Record]] = [[] for _ in range(dist.get_world_size())]
-    dist.all_gather_object(shares, records)
-    return [record for share in shares for record in share]
-
-
-def _is_distributed() -> bool:
-    return dist.is_available() and dist.is_initialized()

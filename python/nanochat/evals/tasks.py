@@ -16,15 +16,13 @@ from dataclasses import dataclass, fields, replace
 from statistics import fmean
 from typing import Any
 
-import torch.distributed as dist
-
 from nanochat.common.record import Measure
 from nanochat.data.tinyworld.draw import Split
 from nanochat.engine import Engine, Sampling
 from nanochat.engine.sampling import MAX_SEED
 from nanochat.evals.choices import choose
 from nanochat.evals.generation import answer
-from nanochat.evals.records import Record, num_right
+from nanochat.evals.records import Record, gather, num_right, share_of
 from nanochat.evals.statistics import mean_interval, pass_at_k, wilson_interval
 from nanochat.tasks import Example, Task
 from nanochat.tasks.rows import RowTask
@@ -188,8 +186,7 @@ def _run(
     examples = task.examples(split, n=num_examples, seed=sampling.seed)
     if not examples:
         raise ValueError(f"tasks: {task.name} must have examples in {split}, got none")
-    rank, world_size = (dist.get_rank(), dist.get_world_size()) if _is_distributed() else (0, 1)
-    indices = range(rank, len(examples), world_size)
+    indices = share_of(len(examples))
     share = [examples[i] for i in indices]
 
     def report(num_done: int) -> None:
@@ -202,13 +199,12 @@ def _run(
         # Each prompt has noise of its own, whichever rank asks it.
         samplings = [replace(sampling, seed=(sampling.seed + i) % MAX_SEED) for i in indices]
         replies = answer(engine, share, samplings, num_samples=num_samples, report=report)
-    records = _gather(
+    records = gather(
         [
             _record(task.name, index, example, samples)
             for index, example, samples in zip(indices, share, replies, strict=True)
         ]
     )
-    records.sort(key=lambda record: int(record["index"]))
     verdicts = Counter(
         sample["verdict"] for record in records for sample in record.get("samples", [record])
     )
@@ -248,16 +244,3 @@ def _text_of(content: str | Sequence[Mapping[str, str]]) -> str:
     if isinstance(content, str):
         return content
     return "".join(part["text"] for part in content if part["type"] == "text")
-
-
-def _gather(records: list[Record]) -> list[Record]:
-    """Those of all ranks, on every rank."""
-    if not _is_distributed():
-        return records
-    shares: list[list[Record]] = [[] for _ in range(dist.get_world_size())]
-    dist.all_gather_object(shares, records)
-    return [record for share in shares for record in share]
-
-
-def _is_distributed() -> bool:
-    return dist.is_available() and dist.is_initialized()

@@ -75,7 +75,7 @@ def base_eval(config: BaseEvalConfig) -> None:
     """Measure ``<run>/base`` and print it; write the record and, of CORE, every example.
 
     ``base_eval/core.json`` has a row for each task, ``base_eval/core/<task>.jsonl`` one for each
-    example (two models are compared by ``nanochat.evals.records.compare_records``).
+    example, which ``nanochat report --against`` compares.
     """
     folder = run_dir(config.run, config.out)
     options = result_options(config)

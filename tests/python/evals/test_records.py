@@ -3,40 +3,25 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.common.errors import UserError
-from nanochat.evals.records import Difference, Record, compare_records, write_records
+from nanochat.evals.records import Record, gather, num_right, share_of, write_records
 
 
-def records(*right: int, prompt: str = "question") -> list[Record]:
-    return [
-        {"index": i, "prompt": f"{prompt} {i}", "correct": bool(value)}
-        for i, value in enumerate(right)
-    ]
+@pytest.mark.parametrize(
+    ("record", "right"),
+    [({"correct": True}, 1), ({"correct": False}, 0), ({"num_correct": 3, "samples": [{}] * 8}, 3)],
+)
+def test_right_samples(record: Record, right: int) -> None:
+    assert num_right(record) == right
 
 
-def test_what_another_model_gained_and_lost(tmp_path: Path) -> None:
-    write_records(tmp_path / "a.jsonl", records(1, 0, 1, 0, 1))
-    write_records(tmp_path / "b.jsonl", records(1, 1, 0, 0))
-    assert compare_records(tmp_path / "a.jsonl", tmp_path / "b.jsonl") == Difference((1,), (2,), 4)
+def test_a_row_each(tmp_path: Path) -> None:
+    records = [{"index": 0, "prompt": "one\ntwo"}, {"index": 1, "prompt": "\u2028"}]
+    write_records(tmp_path / "a.jsonl", records)
+    lines = (tmp_path / "a.jsonl").read_text().split("\n")
+    assert [json.loads(line) for line in lines if line] == records
 
 
-def test_of_several_samples_more_right_ones_are_a_gain(tmp_path: Path) -> None:
-    for name, numbers in (("a", (3, 1, 2)), ("b", (3, 2, 0))):
-        rows = [{"index": i, "prompt": "?", "num_correct": n} for i, n in enumerate(numbers)]
-        write_records(tmp_path / name, rows)
-    assert compare_records(tmp_path / "a", tmp_path / "b") == Difference((1,), (2,), 3)
-
-
-def test_an_index_with_another_question_is_another_example(tmp_path: Path) -> None:
-    write_records(tmp_path / "a", records(1, 1))
-    write_records(tmp_path / "b", records(0, 0, prompt="other"))
-    with pytest.raises(UserError, match="must share examples, and share none"):
-        compare_records(tmp_path / "a", tmp_path / "b")
-
-
-@pytest.mark.parametrize("line", ["torn {", "[]", json.dumps({"index": 0, "prompt": "?"})])
-def test_a_file_of_something_else(tmp_path: Path, line: str) -> None:
-    write_records(tmp_path / "a", records(1))
-    (tmp_path / "b").write_text(f"{line}\n")
-    with pytest.raises(UserError, match="b does not hold records of an evaluation"):
-        compare_records(tmp_path / "a", tmp_path / "b")
+def test_one_process_asks_everything_and_has_it_by_index() -> None:
+    """Two are in test_ranks.py."""
+    assert list(share_of(3)) == [0, 1, 2]
+    assert gather([{"index": 2}, {"index": 0}]) == [{"index": 0}, {"index": 2}]

@@ -10,7 +10,6 @@ import pytest
 from nanochat.checkpoint import save_checkpoint
 from nanochat.common.errors import UserError
 from nanochat.common.record import read_stages
-from nanochat.evals.records import compare_records
 from nanochat.model import GPT
 from nanochat.tokenizer import Tokenizer
 from nanochat.train.base_eval import BaseEvalConfig, base_eval
@@ -82,7 +81,6 @@ def test_core_of_the_tasks_present(
     lines = [json.loads(line) for line in records.read_text().splitlines()]
     assert [line["index"] for line in lines] == list(range(8))
     assert sum(line["correct"] for line in lines) == table["copa"]["num_correct"]
-    assert compare_records(records, records).num_shared == 8
 
     base_eval(asked)
     assert "base_eval: done before" in capsys.readouterr().out

@@ -30,7 +30,8 @@ from nanochat.optim import MuonAdamW, Schedule, build_groups
 from nanochat.tasks import Example
 from nanochat.tasks.base import Kind
 from nanochat.tokenizer import Tokenizer
-from nanochat.train import rl
+from nanochat.train import learner
+from nanochat.train.policy_gradient import MicroBatch
 from nanochat.train.reward import Reward, reward
 from nanochat.train.rl import ChatRLConfig, chat_rl, learn
 
@@ -193,13 +194,13 @@ def test_the_checkpoint_is_there_before_the_evaluation(
         raise Killed
 
     config = replace(_config(run), num_iterations=5)
-    evaluate = rl.run_tasks
+    evaluate = learner.run_tasks
 
     def first_only(*arguments: object, **options: object) -> list[EvalResult]:
-        monkeypatch.setattr(rl, "run_tasks", killed)
+        monkeypatch.setattr(learner, "run_tasks", killed)
         return evaluate(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(rl, "run_tasks", first_only)
+    monkeypatch.setattr(learner, "run_tasks", first_only)
     with pytest.raises(Killed):
         _learn(config)
     assert (run / "rl" / "step_000005" / "manifest.json").exists()
@@ -233,15 +234,15 @@ def test_prompts_without_room_are_counted(run: Path, monkeypatch: pytest.MonkeyP
 def test_a_loss_that_is_not_finite_stops_before_the_update(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loss = rl.policy_loss
+    loss = learner.policy_loss
     calls = 0
 
-    def poisoned(model: GPT, batch: rl.MicroBatch) -> torch.Tensor:
+    def poisoned(model: GPT, batch: MicroBatch) -> torch.Tensor:
         nonlocal calls
         calls += 1
         return loss(model, batch) * (float("nan") if calls > 7 else 1.0)
 
-    monkeypatch.setattr(rl, "policy_loss", poisoned)
+    monkeypatch.setattr(learner, "policy_loss", poisoned)
     with pytest.raises(UserError, match="loss is nan at step 7; the last checkpoint is intact"):
         _learn(_config(run))
     assert all(bool(tensor.isfinite().all()) for tensor in _weights(run).values())
