@@ -85,6 +85,7 @@ void backward(const Backward& p, const Placement& where) {
              {B, T, p.k.sizes[2], D}, p.q.dtype);
   check_statistics("attention: lse", p.lse, p.q);
   check_statistics("attention: delta", p.delta, p.q);
+  check_rope_norm("attention", p.rope_norm, p.q, p.k);
   check_dq_sum(p);
   check_cuda(p.q, where);
   where.is_cuda ? backward_cuda(p, where) : backward_cpu(p, where);

@@ -9,12 +9,13 @@
 //   dv[j] = sum_i p[i, j] dout[i]
 //   dq[i] = scale sum_j ds[i, j] k[j]    dk[j] = scale sum_i ds[i, j] q[i]
 //
+// of which the last two go back through the pre-pass before they are rounded and written.
+//
 // Query head h reads key/value head h / (H / Hkv). No T x T matrix is ever held.
 // Source: FlashAttention-2, arXiv:2307.08691; FlashAttention-3, arXiv:2407.08608.
 #pragma once
 
-#include "common/placement.h"
-#include "common/tensor_view.h"
+#include "attention/prepass.h"
 
 namespace nanochat::attention {
 
@@ -42,8 +43,10 @@ struct Forward {
 
 struct Backward {
   TensorView dout, q, k, v, out, lse;
-  TensorView delta;       // workspace, (B, H, T) contiguous, of the dtype of lse
-  TensorView dq, dk, dv;  // out
+  RopeNorm rope_norm;  // what made q and k
+  TensorView delta;    // workspace, (B, H, T) contiguous, of the dtype of lse
+  TensorView dq, dk;   // out, gradients of the rows that q and k were made of
+  TensorView dv;       // out
   int64_t window = 0;
   double scale = 1.0;
   // Where false, kernels may add up dq in an order that differs from run to run. Those that do

@@ -17,17 +17,17 @@ void bind_attention(py::module_& m) {
         const py::gil_scoped_release release;
         attention::prepass_forward({.q = q,
                                     .k = k,
-                                    .cos = cos,
-                                    .sin = sin,
+                                    .rope_norm = {.cos = cos,
+                                                  .sin = sin,
+                                                  .q_inv_rms = q_inv_rms,
+                                                  .k_inv_rms = k_inv_rms,
+                                                  .qk_scale = qk_scale},
                                     .v = v,
                                     .ve = ve,
                                     .gate = gate,
                                     .q_hat = q_hat,
                                     .k_hat = k_hat,
                                     .v_hat = v_hat,
-                                    .q_inv_rms = q_inv_rms,
-                                    .k_inv_rms = k_inv_rms,
-                                    .qk_scale = qk_scale,
                                     .eps = eps},
                                    where);
       },
@@ -38,31 +38,33 @@ void bind_attention(py::module_& m) {
   m.def(
       "prepass_backward",
       [](const Placement& where, View dq_hat, View dk_hat, View q_hat, View k_hat, View q_inv_rms,
-         View k_inv_rms, View cos, View sin, View dv_hat, View ve, View gate, View dq, View dk,
-         View dve, View dgate, double qk_scale) {
+         View k_inv_rms, View cos, View sin, View dq, View dk, double qk_scale) {
         const py::gil_scoped_release release;
         attention::prepass_backward({.dq_hat = dq_hat,
                                      .dk_hat = dk_hat,
                                      .q_hat = q_hat,
                                      .k_hat = k_hat,
-                                     .q_inv_rms = q_inv_rms,
-                                     .k_inv_rms = k_inv_rms,
-                                     .cos = cos,
-                                     .sin = sin,
-                                     .dv_hat = dv_hat,
-                                     .ve = ve,
-                                     .gate = gate,
+                                     .rope_norm = {.cos = cos,
+                                                   .sin = sin,
+                                                   .q_inv_rms = q_inv_rms,
+                                                   .k_inv_rms = k_inv_rms,
+                                                   .qk_scale = qk_scale},
                                      .dq = dq,
-                                     .dk = dk,
-                                     .dve = dve,
-                                     .dgate = dgate,
-                                     .qk_scale = qk_scale},
+                                     .dk = dk},
                                     where);
       },
       arg("where"), arg("dq_hat"), arg("dk_hat"), arg("q_hat"), arg("k_hat"), arg("q_inv_rms"),
-      arg("k_inv_rms"), arg("cos"), arg("sin"), arg("dv_hat"), arg("ve"), arg("gate"), arg("dq"),
-      arg("dk"), arg("dve"), arg("dgate"), py::kw_only(), arg("qk_scale"),
-      "Gradient of prepass_forward; writes the last four tensors.");
+      arg("k_inv_rms"), arg("cos"), arg("sin"), arg("dq"), arg("dk"), py::kw_only(),
+      arg("qk_scale"), "Gradient of prepass_forward in q and k; writes dq and dk.");
+  m.def(
+      "gate_backward",
+      [](const Placement& where, View dv_hat, View ve, View gate, View dve, View dgate) {
+        const py::gil_scoped_release release;
+        attention::gate_backward(
+            {.dv_hat = dv_hat, .ve = ve, .gate = gate, .dve = dve, .dgate = dgate}, where);
+      },
+      arg("where"), arg("dv_hat"), arg("ve"), arg("gate"), arg("dve"), arg("dgate"),
+      "Gradient of prepass_forward in ve and gate; writes dve and dgate.");
   m.def(
       "attention_forward",
       [](const Placement& where, View q, View k, View v, View out, View lse, int64_t window,
@@ -83,9 +85,9 @@ void bind_attention(py::module_& m) {
       "Causal attention after the pre-pass; writes out and lse (attention.h).");
   m.def(
       "attention_backward",
-      [](const Placement& where, View dout, View q, View k, View v, View out, View lse, View delta,
-         View dq, View dk, View dv, View dq_sum, int64_t window, double scale,
-         bool is_deterministic) {
+      [](const Placement& where, View dout, View q, View k, View v, View out, View lse,
+         View q_inv_rms, View k_inv_rms, View cos, View sin, View delta, View dq, View dk, View dv,
+         View dq_sum, int64_t window, double scale, double qk_scale, bool is_deterministic) {
         const py::gil_scoped_release release;
         attention::backward({.dout = dout,
                              .q = q,
@@ -93,6 +95,11 @@ void bind_attention(py::module_& m) {
                              .v = v,
                              .out = out,
                              .lse = lse,
+                             .rope_norm = {.cos = cos,
+                                           .sin = sin,
+                                           .q_inv_rms = q_inv_rms,
+                                           .k_inv_rms = k_inv_rms,
+                                           .qk_scale = qk_scale},
                              .delta = delta,
                              .dq = dq,
                              .dk = dk,
@@ -103,9 +110,12 @@ void bind_attention(py::module_& m) {
                              .dq_sum = dq_sum},
                             where);
       },
-      arg("where"), arg("dout"), arg("q"), arg("k"), arg("v"), arg("out"), arg("lse"), arg("delta"),
-      arg("dq"), arg("dk"), arg("dv"), arg("dq_sum"), py::kw_only(), arg("window"), arg("scale"),
-      arg("is_deterministic"), "Gradient of attention_forward; writes dq, dk and dv.");
+      arg("where"), arg("dout"), arg("q"), arg("k"), arg("v"), arg("out"), arg("lse"),
+      arg("q_inv_rms"), arg("k_inv_rms"), arg("cos"), arg("sin"), arg("delta"), arg("dq"),
+      arg("dk"), arg("dv"), arg("dq_sum"), py::kw_only(), arg("window"), arg("scale"),
+      arg("qk_scale"), arg("is_deterministic"),
+      "Gradient of attention_forward in v and in what q and k were before prepass_forward; writes "
+      "dq, dk and dv.");
 }
 
 }  // namespace nanochat

@@ -10,7 +10,7 @@
 //             dq = ds^T k                   over the keys of both warpgroups, by way of shared
 //                                           memory; a warpgroup has half of the columns
 //             sum += dq                     by the copy engine, in fp32
-//   post    dq = scale sum, rounded
+//   post    dq = scale sum, back through norm and rope, rounded
 //
 //   tensor cores   s | dp | dv += p dout |                   | dq = ds^T k | dk += ds q    | s ..
 //   other pipes         p = exp   ds     | staged | they meet |            | dq staged, sent
@@ -26,6 +26,7 @@
 
 #include "attention/attention.h"
 #include "attention/bwd_sm90.cuh"
+#include "attention/prepass_slice.cuh"
 
 namespace nanochat::attention::hopper {
 
@@ -41,11 +42,11 @@ static_assert(FusedTile<64>::kBlockM == kDqSumRows && FusedTile<128>::kBlockM ==
 
 // ---- pre, post: a block has a tile of 64 queries.
 
-inline constexpr int kRowKernelThreads = 256;
+inline constexpr int kPreThreads = 256;
 
 // Grid: tiles of queries; H; B.
 template <int kHeadDim>
-__global__ void __launch_bounds__(kRowKernelThreads)
+__global__ void __launch_bounds__(kPreThreads)
     pre_kernel(const BwdArgs args, float* __restrict__ dq_sum) {
   const int head = static_cast<int>(blockIdx.y), batch = static_cast<int>(blockIdx.z);
   const int64_t row_of_heads = int64_t{batch} * args.H + head;
@@ -58,37 +59,55 @@ __global__ void __launch_bounds__(kRowKernelThreads)
   float* const sum = dq_sum + (row_of_heads * gridDim.x + blockIdx.x) * 2 * kHalfTile<kHeadDim>;
   constexpr float kZeros[4] = {};
 #pragma unroll
-  for (int i = 0; i < 2 * kHalfTile<kHeadDim>; i += 4 * kRowKernelThreads) {
+  for (int i = 0; i < 2 * kHalfTile<kHeadDim>; i += 4 * kPreThreads) {
     cuda::store_vector(sum + i + 4 * threadIdx.x, kZeros);
   }
 }
 
-// Grid as that of pre. A thread has 8 columns of two rows, 8 apart: the float4 of four lanes.
+// Lanes of the pre-pass (prepass_slice.cuh), each for two rows that are 8 apart.
 template <int kHeadDim>
-__global__ void __launch_bounds__(kRowKernelThreads)
-    post_kernel(const float* __restrict__ dq_sum, const Rows<BFloat16> dq, int T, int H,
-                float scale) {
-  constexpr int kGroups = kHeadDim / 8, kPairs = kDqSumRows / 2;
+struct PostThreads {
+  using Group = RowGroup<BFloat16, kHeadDim>;
+  static constexpr int kThreads = kDqSumRows / 2 * Group::kLanes;
+};
+
+// Grid as that of pre. A thread's 8 columns of two rows are the float4 of four lanes; their
+// partners are in the other half of the columns.
+template <int kHeadDim>
+__global__ void __launch_bounds__(PostThreads<kHeadDim>::kThreads)
+    post_kernel(const float* __restrict__ dq_sum, const BwdArgs args, const Rows<const BFloat16> q,
+                const Rows<BFloat16> dq) {
+  using Group = typename PostThreads<kHeadDim>::Group;
+  static_assert(Group::kElements == 8);
   const int head = static_cast<int>(blockIdx.y), batch = static_cast<int>(blockIdx.z);
+  const int column = static_cast<int>(threadIdx.x) % Group::kLanes * Group::kElements;
+  const int pair = static_cast<int>(threadIdx.x) / Group::kLanes;  // 8 w + g: rows 16 w + g, + 8
   const float* const sum =
-      dq_sum + ((int64_t{batch} * H + head) * gridDim.x + blockIdx.x) * 2 * kHalfTile<kHeadDim>;
+      dq_sum +
+      ((int64_t{batch} * args.H + head) * gridDim.x + blockIdx.x) * 2 * kHalfTile<kHeadDim> +
+      (column / 8 * cuda::kWarpgroup + pair * 4) * 4;
+  Slice<Group> dy[2];
 #pragma unroll
-  for (int i = static_cast<int>(threadIdx.x); i < kPairs * kGroups; i += kRowKernelThreads) {
-    const int group = i % kGroups, pair = i / kGroups;  // pair 8 w + g: rows 16 w + g, + 8
-    float x[2][8];
+  for (int lane = 0; lane < 4; ++lane) {
+    float first[4], second[4];
+    cuda::load_vector(sum + lane * 4, first);
+    cuda::load_vector(sum + kHalfTile<kHeadDim> + lane * 4, second);
 #pragma unroll
-    for (int lane = 0; lane < 4; ++lane) {
-      float four[4];
-      cuda::load_vector(sum + (group * cuda::kWarpgroup + pair * 4 + lane) * 4, four);
+    for (int i = 0; i < 4; ++i) dy[i / 2].pairs[2 * lane + i % 2] = {first[i], second[i]};
+  }
 #pragma unroll
-      for (int j = 0; j < 4; ++j) x[j / 2][2 * lane + j % 2] = four[j] * scale;
-    }
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int row =
-          static_cast<int>(blockIdx.x) * kDqSumRows + pair / 8 * 16 + pair % 8 + 8 * half;
-      if (row < T) cuda::store_vector(dq.at(batch, row, head) + group * 8, x[half]);
-    }
+  for (int half = 0; half < 2; ++half) {
+    const int row = static_cast<int>(blockIdx.x) * kDqSumRows + pair / 8 * 16 + pair % 8 + 8 * half;
+    const bool is_inside = row < args.T;
+    const RopeNormRows& norm = args.rope_norm;
+    Slice<Group> y;
+    if (is_inside) y.read(q.at(batch, row, head), column);
+    const float projection = norm.projection_factor * dot(y, dy[half]);
+    if (!is_inside) continue;
+    const Angles<Group> angles(norm.cos.at(batch, row, 0), norm.sin.at(batch, row, 0), column);
+    rope_norm_backward(dy[half], y, angles, projection,
+                       args.scale * norm.qk_scale * *norm.q_inv_rms.at(batch, row, head));
+    dy[half].write(dq.at(batch, row, head), column);
   }
 }
 
@@ -117,13 +136,8 @@ struct FusedShared {
 template <int kM>
 __device__ __forceinline__ void store_ds(const uint32_t (&ds)[kM / kDepth][4],
                                          const GroupTile<kM>& to) {
-  const int thread = static_cast<int>(threadIdx.x) % cuda::kWarpgroup, lane = thread % cuda::kWarp;
 #pragma unroll
-  for (int j = 0; j < kM / kDepth; ++j) {
-    cuda::stmatrix_x4(
-        to.data + cuda::swizzled_offset(thread / cuda::kWarp * 16 + lane % 16, j * 2 + lane / 16),
-        ds[j]);
-  }
+  for (int k = 0; k < kM / kDepth; ++k) cuda::stmatrix_x4(row_chunk(to, k), ds[k]);
 }
 
 // c (queries, D / 2) (+)= ds^T k of 64 keys, `column` being the first of k.
@@ -252,13 +266,13 @@ __device__ __forceinline__ void sum_all(const FusedShared<kHeadDim>& fused,
     pending = at.stage;
   });
   cuda::wgmma_wait<0>(dk, ds);
+  if (key < args.T) {
+    start_store(dv, v, dv_map, key, kv_head, batch, 1 + consumer);
+    to_raw<kHeadDim>(dk, k, args, args.rope_norm.k_inv_rms, key, kv_head, batch);
+  }
   // dk leaves through the place of k, which the other warpgroup read for its dq.
   cuda::named_barrier_sync(kBoth, Tile::kConsumers * cuda::kWarpgroup);
-  if (key < args.T) {
-    const float dk_scale[2] = {args.scale, args.scale}, dv_scale[2] = {1.0f, 1.0f};
-    start_store(dk, dk_scale, k, dk_map, key, kv_head, batch, 1 + consumer);
-    start_store(dv, dv_scale, v, dv_map, key, kv_head, batch, 1 + consumer);
-  }
+  if (key < args.T) start_store(dk, k, dk_map, key, kv_head, batch, 1 + consumer);
   cuda::tma_store_finish();
 }
 

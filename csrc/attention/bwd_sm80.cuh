@@ -17,6 +17,7 @@
 //   stage n arrived, stage n - 1 read by all ->  start n + 1  |  products of n
 #pragma once
 
+#include "attention/rope_norm.cuh"
 #include "attention/softmax.cuh"
 #include "common/cuda/vector.cuh"
 
@@ -25,6 +26,7 @@ namespace nanochat::attention {
 struct BackwardArgs {
   Heads<const BFloat16> dout, q, k, v, out;
   Heads<BFloat16> dq, dk, dv;
+  RopeNormRows rope_norm;
   const float* lse;  // (B, H, T)
   float* delta;      // (B, H, T)
   int T, H, group, window;
@@ -77,6 +79,21 @@ __device__ __forceinline__ void to_weights(Sums<kRowTiles, kColumns>& s, float s
   for_each(s, [&](float& score, const Place& at) {
     score = cuda::exp2_approx(fmaf(score, scale_log2, -lse_log2(at)));
   });
+}
+
+// Sums of a warp's normed rows, from row `row` on, become gradients of raw ones.
+template <int kRowTiles, int kHeadDim>
+__device__ __forceinline__ void to_raw(Sums<kRowTiles, kHeadDim>& sums,
+                                       const Fragments<kRowTiles, kHeadDim>& normed,
+                                       const BackwardArgs& args, const Rows<const float>& inv_rms,
+                                       int row, int h, int b) {
+#pragma unroll
+  for (int m = 0; m < kRowTiles; ++m) {
+    rope_norm_backward<kHeadDim>(
+        [&](int n, int i) -> float& { return sums.at[m][n][i]; },
+        [&](int k) -> const uint32_t (&)[4] { return normed.at[k][m]; }, args.rope_norm, inv_rms,
+        {b, row + m * kMmaRows + lane_index() / kRowLanes, h, args.T}, args.scale);
+  }
 }
 
 template <typename Tile>
@@ -166,13 +183,10 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm)
     if (has_next) store_value(step + 1, next_value);
   }
 
-  RowValues<kRowTiles> dk_scale, dv_scale;
-  for_each_row<kRowTiles>([&](int m, int half) {
-    dk_scale[m][half] = args.scale;
-    dv_scale[m][half] = 1.0f;
-  });
-  k.store(dk, dk_scale, warp_row, args.dk.at(b, h_kv), args.dk.token, first_key, args.T);
-  v.store(dv, dv_scale, warp_row, args.dv.at(b, h_kv), args.dv.token, first_key, args.T);
+  v.store(dv, warp_row, args.dv.at(b, h_kv), args.dv.token, first_key, args.T);
+  to_raw(dk, load_fragments<kRowTiles>(k, warp_row), args, args.rope_norm.k_inv_rms,
+         first_key + warp_row, h_kv, b);
+  k.store(dk, warp_row, args.dk.at(b, h_kv), args.dk.token, first_key, args.T);
 }
 
 template <typename Tile>
@@ -243,9 +257,8 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm)
     weighted(dq, ds, k_of(j));
   }
 
-  RowValues<kRowTiles> scale;
-  for_each_row<kRowTiles>([&](int m, int half) { scale[m][half] = args.scale; });
-  q.store(dq, scale, warp_row, args.dq.at(b, h), args.dq.token, first_query, args.T);
+  to_raw(dq, q_rows, args, args.rope_norm.q_inv_rms, first_query + warp_row, h, b);
+  q.store(dq, warp_row, args.dq.at(b, h), args.dq.token, first_query, args.T);
 }
 
 }  // namespace nanochat::attention

@@ -5,9 +5,10 @@
 //             s = q k^T, dp = dout v^T, p = exp(s - lse), ds = p (dp - delta)     dq += ds k
 //           before that it sums delta = dout . out of its rows, for itself and for the other kernel
 //   dk, dv  a block has keys, 64 to a warpgroup; tiles of queries pass by, of all heads of its
-//   group
+//           group
 //             s = k q^T, dp = v dout^T, p and ds as above      dv += p dout,  dk += ds q
 //           rows are keys, so p and ds are first operands as they leave the accumulators
+//   both    dq and dk go back through norm and rope on their way out (rope_norm.cuh)
 //
 //             keys, kBlockN each                         queries, kBlockM each
 //   queries  | edge | full | diag |              keys   | diag | full | edge |
@@ -20,6 +21,7 @@
 #include <cmath>
 
 #include "attention/mask.h"
+#include "attention/rope_norm.cuh"
 #include "attention/tile_sm90.cuh"
 #include "attention/tiles_sm90.h"
 #include "common/cuda/approx.cuh"
@@ -28,19 +30,9 @@
 
 namespace nanochat::attention::hopper {
 
-// (B, T, H, D), for what TMA does not bring.
-template <typename T>
-struct Rows {
-  T* data;
-  int64_t batch, token, head;  // strides
-
-  __device__ __forceinline__ T* at(int b, int t, int h) const {
-    return data + b * batch + t * token + h * head;
-  }
-};
-
 struct BwdArgs {
-  Rows<const BFloat16> out, dout;
+  Rows<const BFloat16> out, dout;  // for what TMA does not bring
+  RopeNormRows rope_norm;
   const float* lse;  // (B, H, T)
   float* delta;      // (B, H, T)
   int T, H, window, heads_per_kv;
@@ -105,6 +97,18 @@ struct BwdShared {
     __syncthreads();
   }
 };
+
+// Sums over a warpgroup's tile of normed rows, from row `row` on, become gradients of raw ones.
+template <int kHeadDim>
+__device__ __forceinline__ void to_raw(float (&c)[kHeadDim / 2], const GroupTile<kHeadDim>& normed,
+                                       const BwdArgs& args, const Rows<const float>& inv_rms,
+                                       int row, int head, int batch) {
+  uint32_t y[kHeadDim / 16][4];
+  load_rows<kHeadDim>(y, normed);
+  rope_norm_backward<kHeadDim>([&](int n, int i) -> float& { return c[4 * n + i]; },
+                               [&](int k) -> const uint32_t (&)[4] { return y[k]; }, args.rope_norm,
+                               inv_rms, {batch, row + accumulator_row(), head, args.T}, args.scale);
+}
 
 // ---- dq
 
@@ -186,8 +190,8 @@ __device__ __forceinline__ void sum_dq(const Shared& shared, const CUtensorMap* 
   }
   cuda::wgmma_wait<0>(dq, ds);
   if (query >= args.T) return;
-  const float scale[2] = {args.scale, args.scale};
-  start_store(dq, scale, q, dq_map, query, head, batch, 1 + consumer);
+  to_raw<kHeadDim>(dq, q, args, args.rope_norm.q_inv_rms, query, head, batch);
+  start_store(dq, q, dq_map, query, head, batch, 1 + consumer);
   cuda::tma_store_finish();
 }
 
@@ -367,9 +371,9 @@ __device__ __forceinline__ void sum_dk_dv(const Shared& shared, const CUtensorMa
   });
   cuda::wgmma_wait<0>(dk, ds);
   if (key >= args.T) return;
-  const float dk_scale[2] = {args.scale, args.scale}, dv_scale[2] = {1.0f, 1.0f};
-  start_store(dk, dk_scale, k, dk_map, key, kv_head, batch, 1 + consumer);
-  start_store(dv, dv_scale, v, dv_map, key, kv_head, batch, 1 + consumer);
+  start_store(dv, v, dv_map, key, kv_head, batch, 1 + consumer);
+  to_raw<kHeadDim>(dk, k, args, args.rope_norm.k_inv_rms, key, kv_head, batch);
+  start_store(dk, k, dk_map, key, kv_head, batch, 1 + consumer);
   cuda::tma_store_finish();
 }
 

@@ -84,7 +84,9 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerSm)
       if (row < args.T) lse_rows[row] = lse[m][half];
     });
   }
-  q.store(out, scale, warp_row, args.out.at(b, h), args.out.token, first_query, args.T);
+  for_each_row<kRowTiles>(
+      [&](int m, int half) { for_row(out, m, half, [&](float& x) { x *= scale[m][half]; }); });
+  q.store(out, warp_row, args.out.at(b, h), args.out.token, first_query, args.T);
 }
 
 }  // namespace nanochat::attention

@@ -198,8 +198,9 @@ __device__ __forceinline__ void attend(const FwdShared<Tile, kHeadDim>& shared,
   cuda::wgmma_wait<0>(out, p);
 
   if (query >= args.T) return;
+  for_each(out, [&](float& x, int, int, int half) { x *= scale[half]; });
   const int head = static_cast<int>(blockIdx.y), batch = static_cast<int>(blockIdx.z);
-  start_store(out, scale, q, out_map, query, head, batch, 1 + Tile::kConsumers + consumer);
+  start_store(out, q, out_map, query, head, batch, 1 + Tile::kConsumers + consumer);
   float* const lse = args.lse + (int64_t{batch} * gridDim.y + head) * args.T;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {

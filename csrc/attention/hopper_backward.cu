@@ -5,11 +5,6 @@
 namespace nanochat::attention {
 namespace {
 
-template <typename T>
-hopper::Rows<T> rows_of(const TensorView& view) {
-  return {view.as<T>(), view.strides[0], view.strides[1], view.strides[2]};
-}
-
 CUtensorMap map(const TensorView& view, int rows) {
   return cuda::make_tensor_map(view, rows);
 }
@@ -36,7 +31,7 @@ void launch_fused(const Backward& p, const hopper::BwdArgs& args, const Placemen
   const int64_t B = p.q.sizes[0], T = p.q.sizes[1], H = p.q.sizes[2], Hkv = p.k.sizes[2];
   auto* const dq_sum = p.dq_sum.as<float>();
   hopper::launch(hopper::pre_kernel<kHeadDim>, hopper::grid_of(T, kDqSumRows, H, B),
-                 hopper::kRowKernelThreads, 0, where, "attention: launch of delta", args, dq_sum);
+                 hopper::kPreThreads, 0, where, "attention: launch of delta", args, dq_sum);
   using Tile = hopper::FusedTile<kHeadDim>;
   hopper::launch(hopper::fused_kernel<kHeadDim>, hopper::grid_of(T, Tile::kBlockN, Hkv, B),
                  Tile::kThreads, hopper::kSmemBytes<Tile>, where,
@@ -45,21 +40,25 @@ void launch_fused(const Backward& p, const hopper::BwdArgs& args, const Placemen
                  map(p.dout, Tile::kBlockM), map(p.dk, hopper::kGroupRows),
                  map(p.dv, hopper::kGroupRows), args, dq_sum);
   hopper::launch(hopper::post_kernel<kHeadDim>, hopper::grid_of(T, kDqSumRows, H, B),
-                 hopper::kRowKernelThreads, 0, where, "attention: launch of the rounding of dq",
-                 dq_sum, rows_of<BFloat16>(p.dq), args.T, args.H, args.scale);
+                 hopper::PostThreads<kHeadDim>::kThreads, 0, where,
+                 "attention: launch of what ends dq", dq_sum, args, rows_of<const BFloat16>(p.q),
+                 rows_of<BFloat16>(p.dq));
 }
 
 }  // namespace
 
 bool hopper_backward(const Backward& p, const Placement& where) {
-  if (!hopper::serves({&p.q, &p.k, &p.v, &p.out, &p.dout, &p.dq, &p.dk, &p.dv}, where))
+  if (!hopper::serves({&p.q, &p.k, &p.v, &p.out, &p.dout, &p.dq, &p.dk, &p.dv}, where) ||
+      !has_aligned_rows(p.rope_norm.cos) || !has_aligned_rows(p.rope_norm.sin)) {
     return false;
+  }
   const int64_t B = p.q.sizes[0], T = p.q.sizes[1], H = p.q.sizes[2];
   if (B == 0 || T == 0 || H == 0) return true;
   const cuda::DeviceGuard guard(where.device);
   const auto scale = static_cast<float>(p.scale);
   const hopper::BwdArgs args{.out = rows_of<const BFloat16>(p.out),
                              .dout = rows_of<const BFloat16>(p.dout),
+                             .rope_norm = rope_norm_rows(p.rope_norm),
                              .lse = p.lse.as<const float>(),
                              .delta = p.delta.as<float>(),
                              .T = static_cast<int>(T),

@@ -75,6 +75,7 @@ void launch_backward(const Backward& p, const Placement& where) {
                           .dq = heads_of<BFloat16>(p.dq),
                           .dk = heads_of<BFloat16>(p.dk),
                           .dv = heads_of<BFloat16>(p.dv),
+                          .rope_norm = rope_norm_rows(p.rope_norm),
                           .lse = p.lse.as<const float>(),
                           .delta = p.delta.as<float>(),
                           .T = static_cast<int>(T),

@@ -1,6 +1,6 @@
 #include "attention/portable.h"
+#include "attention/rows.cuh"
 #include "common/cuda/launch.h"
-#include "common/cuda/vector.cuh"
 
 namespace nanochat::attention {
 namespace {
@@ -13,13 +13,7 @@ struct Named {
 // Rows are read and written 16 bytes at a time.
 void require_aligned(std::initializer_list<Named> rows) {
   for (const auto& [name, view] : rows) {
-    bool is_aligned = reinterpret_cast<uintptr_t>(view.data) % cuda::kVectorBytes == 0;
-    for (int i = 0; i < 3; ++i) {
-      const bool is_stepped_over = view.sizes[i] > 1;
-      is_aligned =
-          is_aligned && !(is_stepped_over && view.strides[i] % cuda::kVectorSize<BFloat16> != 0);
-    }
-    if (!is_aligned) {
+    if (!has_aligned_rows(view)) {
       throw Unsupported(concat("attention: rows of ", name, " must begin at multiples of ",
                                cuda::kVectorBytes, " bytes on CUDA; make it contiguous"));
     }
@@ -59,7 +53,9 @@ void portable_backward(const Backward& p, const Placement& where) {
                    {"out", p.out},
                    {"dq", p.dq},
                    {"dk", p.dk},
-                   {"dv", p.dv}});
+                   {"dv", p.dv},
+                   {"cos", p.rope_norm.cos},
+                   {"sin", p.rope_norm.sin}});
   const cuda::DeviceGuard guard(where.device);
   p.q.sizes[3] == 64 ? launch_backward<64>(p, where) : launch_backward<128>(p, where);
 }

@@ -4,7 +4,7 @@
 // With u = R(x), r = (mean(u^2) + eps)^(-1/2) and y = g r u, the gradient is
 //   dx = g r R^T(dy - y (y . dy) / (g^2 D)),
 // exact for any eps and any tables, since u r = y / g whatever went into r; so y and r are all that
-// is saved.
+// is saved. It is linear in dy: a factor that dy still lacks may be put into g r.
 #pragma once
 
 #include <cmath>
@@ -42,12 +42,17 @@ NANOCHAT_HD F inv_rms(F sum_of_squares, int64_t D, F eps) {
 #endif
 }
 
-// y_dot_dy_scaled = (y . dy) / (g^2 D); scale = g r.
+// 1 / (g^2 D), of which y . dy makes the projection.
+template <typename F>
+NANOCHAT_HD F projection_factor(F qk_scale, int64_t D) {
+  return F(1) / (qk_scale * qk_scale * static_cast<F>(D));
+}
+
+// projection = (y . dy) / (g^2 D), of the whole row; scale = g r.
 template <typename F, typename S>
-NANOCHAT_HD Pair<F> rope_norm_backward(Pair<F> dy, Pair<F> y, F cos, F sin, S y_dot_dy_scaled,
-                                       S scale) {
-  const Pair<F> du{(dy.first - y.first * y_dot_dy_scaled) * scale,
-                   (dy.second - y.second * y_dot_dy_scaled) * scale};
+NANOCHAT_HD Pair<F> rope_norm_backward(Pair<F> dy, Pair<F> y, F cos, F sin, S projection, S scale) {
+  const Pair<F> du{(dy.first - y.first * projection) * scale,
+                   (dy.second - y.second * projection) * scale};
   return rotate_back(du, cos, sin);
 }
 

@@ -110,12 +110,11 @@ class SharedTile {
     cuda::ldmatrix_x4_trans(b, at(row + lane % 16, 2 * n + lane / 16));
   }
 
-  // A warp's sums times `scale` of their row, rounded, to rows first + row .. of `to` that are
-  // below T, by way of the tile's rows row .., which nobody else may use.
+  // A warp's sums, rounded, to rows first + row .. of `to` that are below T, by way of the tile's
+  // rows row .., which nobody else may use.
   template <int kRowTiles>
-  __device__ __forceinline__ void store(const Sums<kRowTiles, kHeadDim>& sums,
-                                        const RowValues<kRowTiles>& scale, int row, BFloat16* to,
-                                        int64_t stride, int first, int T) const {
+  __device__ __forceinline__ void store(const Sums<kRowTiles, kHeadDim>& sums, int row,
+                                        BFloat16* to, int64_t stride, int first, int T) const {
     const int lane = lane_index(), g = lane / 4, t = lane % 4;
     __syncwarp();  // lanes may still read what they overwrite
 #pragma unroll
@@ -125,8 +124,7 @@ class SharedTile {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           auto* pair = reinterpret_cast<uint32_t*>(at(row + m * kMmaRows + g + half * 8, n)) + t;
-          *pair = cuda::pack_bf16(sums.at[m][n][2 * half] * scale[m][half],
-                                  sums.at[m][n][2 * half + 1] * scale[m][half]);
+          *pair = cuda::pack_bf16(sums.at[m][n][2 * half], sums.at[m][n][2 * half + 1]);
         }
       }
     }

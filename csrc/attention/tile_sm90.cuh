@@ -125,28 +125,38 @@ __device__ __forceinline__ void for_each(float (&c)[kSize], const F& f) {
   }
 }
 
-// Starts the way of accumulators times `scale` of their row, rounded, to rows row .. row + 63 of
-// the tensor that are below T, by way of `tile`, which no other warpgroup may use. It has ended
-// after tma_store_finish(). `barrier` is of this warpgroup.
+// The 16 bytes that a lane names to ldmatrix and stmatrix for its warp's rows and columns 16 k ..
+// 16 k + 15.
 template <int kHeadDim>
-__device__ __forceinline__ void start_store(const float (&c)[kHeadDim / 2], const float (&scale)[2],
+__device__ __forceinline__ uint8_t* row_chunk(const GroupTile<kHeadDim>& tile, int k) {
+  constexpr int kPairs = cuda::kPanelColumns / 16;  // of chunks, per panel
+  const int thread = static_cast<int>(threadIdx.x) % cuda::kWarpgroup, lane = thread % 32;
+  return tile.data + k / kPairs * tile.kPanelBytes +
+         cuda::swizzled_offset(thread / 32 * 16 + lane % 16, k % kPairs * 2 + lane / 16);
+}
+
+// Rows of a tile in the order of accumulators, two neighbours to a word: load_rows(y, tile) has of
+// columns 16 k .. 16 k + 15 what accumulators 8 k .. 8 k + 7 are of.
+template <int kHeadDim>
+__device__ __forceinline__ void load_rows(uint32_t (&y)[kHeadDim / 16][4],
+                                          const GroupTile<kHeadDim>& tile) {
+#pragma unroll
+  for (int k = 0; k < kHeadDim / 16; ++k) cuda::ldmatrix_x4(y[k], row_chunk(tile, k));
+}
+
+// Starts the way of accumulators, rounded, to rows row .. row + 63 of the tensor that are below T,
+// by way of `tile`, which no other warpgroup may use. It has ended after tma_store_finish().
+// `barrier` is of this warpgroup.
+template <int kHeadDim>
+__device__ __forceinline__ void start_store(const float (&c)[kHeadDim / 2],
                                             const GroupTile<kHeadDim>& tile, const CUtensorMap* map,
                                             int row, int head, int batch, int barrier) {
-  const int thread = static_cast<int>(threadIdx.x) % cuda::kWarpgroup, lane = thread % 32;
+  const int thread = static_cast<int>(threadIdx.x) % cuda::kWarpgroup;
   cuda::named_barrier_sync(barrier, cuda::kWarpgroup);  // all have read what is overwritten
-  constexpr int kPairs = cuda::kPanelColumns / 16;      // of chunks, per panel
+  uint32_t r[kHeadDim / 16][4];
+  pack<kHeadDim>(c, r);
 #pragma unroll
-  for (int j = 0; j < kHeadDim / 16; ++j) {
-    uint32_t r[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      r[i] = cuda::pack_bf16(c[8 * j + 2 * i] * scale[i % 2], c[8 * j + 2 * i + 1] * scale[i % 2]);
-    }
-    const int chunk = j % kPairs * 2 + lane / 16;
-    cuda::stmatrix_x4(tile.data + j / kPairs * tile.kPanelBytes +
-                          cuda::swizzled_offset(thread / 32 * 16 + lane % 16, chunk),
-                      r);
-  }
+  for (int k = 0; k < kHeadDim / 16; ++k) cuda::stmatrix_x4(row_chunk(tile, k), r[k]);
   cuda::fence_async_proxy();
   cuda::named_barrier_sync(barrier, cuda::kWarpgroup);
   if (thread == 0) {

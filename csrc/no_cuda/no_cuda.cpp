@@ -43,6 +43,9 @@ void prepass_forward_cuda(const PrepassForward& /*p*/, const Placement& /*where*
 void prepass_backward_cuda(const PrepassBackward& /*p*/, const Placement& /*where*/) {
   fail("prepass");
 }
+void gate_backward_cuda(const GateBackward& /*p*/, const Placement& /*where*/) {
+  fail("prepass");
+}
 
 }  // namespace attention
 

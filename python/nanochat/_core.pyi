@@ -94,15 +94,13 @@ def prepass_backward(
     k_inv_rms: _View,
     cos: _View,
     sin: _View,
-    dv_hat: _View | None,
-    ve: _View | None,
-    gate: _View | None,
     dq: _View,
     dk: _View,
-    dve: _View | None,
-    dgate: _View | None,
     *,
     qk_scale: float,
+) -> None: ...
+def gate_backward(
+    where: _Placement, dv_hat: _View, ve: _View, gate: _View, dve: _View, dgate: _View
 ) -> None: ...
 def attention_forward(
     where: _Placement,
@@ -124,6 +122,10 @@ def attention_backward(
     v: _View,
     out: _View,
     lse: _View,
+    q_inv_rms: _View,
+    k_inv_rms: _View,
+    cos: _View,
+    sin: _View,
     delta: _View,
     dq: _View,
     dk: _View,
@@ -132,6 +134,7 @@ def attention_backward(
     *,
     window: int,
     scale: float,
+    qk_scale: float,
     is_deterministic: bool,
 ) -> None: ...
 

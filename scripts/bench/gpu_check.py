@@ -40,15 +40,16 @@ PREPASS_SHAPES = [(1, 1, 1, 1, 64), (1, 7, 3, 3, 128), (2, 33, 8, 2, 128), (3, 6
 # (N, C, V, vocab_size): one row; a vocabulary that ends inside of a 16-byte vector; many blocks
 HEAD_SHAPES = [(1, 64, 64, 64), (9, 64, 1000, 997), (515, 128, 4096, 4090), (64, 64, 50304, 50257)]
 
-# (B, T, H, Hkv, D): ends inside of every tile, GQA 1, 2 and 4; with each of the windows, and with
-# scores that have a bound as well as scores that need a running maximum
+# (B, T, H, Hkv, D): ends inside of every tile, GQA 1, 2 and 4; with each of the windows; scores
+# that have a bound with plain values, those that need a running maximum with value embeddings. The
+# gradients are of what the op takes, so dq and dk have gone back through norm and rope.
 ATTENTION_SHAPES = [
     (B, T, 4, Hkv, D)
     for D in (64, 128)
     for B, T, Hkv in [(3, 1, 4), (2, 64, 4), (2, 127, 2), (2, 200, 1), (1, 333, 2), (1, 640, 4)]
 ]
 ATTENTION_WINDOWS = (0, 1, 127, 128, 512, None)
-ATTENTION_QK_SCALES = (1.2, 2.5)
+ATTENTION_KINDS = ((1.2, False), (2.5, True))  # qk_scale, whether there are value embeddings
 TINY_ATTENTION_SHAPES = [(1, 150, 2, 1, 64), (1, 150, 2, 1, 128)]
 
 
@@ -114,21 +115,28 @@ def attention_case(
     shape: tuple[int, ...],
     window: int | None,
     qk_scale: float,
+    has_values: bool,
 ) -> Callable[[str], list[Tensor]]:
     B, T, H, Hkv, D = shape
     fused = torch.randn(B, T, H + 2 * Hkv, D, device="cuda").to(torch.bfloat16)
     q, k, v = fused.split((H, Hkv, Hkv), dim=2)
     angle = 6 * torch.rand(T, D // 2, device="cuda")
     weight = torch.randn(B, T, H, D, device="cuda").to(torch.bfloat16)
+    inputs = {"q": q, "k": k, "v": v}
+    if has_values:
+        inputs["ve"] = torch.randn(B, T, Hkv, D, device="cuda").to(torch.bfloat16)
+        inputs["gate"] = torch.randn(B, T, Hkv, device="cuda").to(torch.bfloat16)
 
     def run(path: str) -> list[Tensor]:
         kind = torch.float64 if path == "oracle" else torch.bfloat16
-        leaves = [x.detach().to(kind).requires_grad_() for x in (q, k, v)]
+        leaves = {name: x.detach().to(kind).requires_grad_() for name, x in inputs.items()}
         with ops.force(forced if path == "native" else "reference"):
             if path == "native":
                 require("attention", kernels)
-            out = ops.attention(*leaves, angle.cos(), angle.sin(), window=window, qk_scale=qk_scale)
-            return [out, *torch.autograd.grad(out, leaves, weight.to(kind))]
+            out = ops.attention(
+                **leaves, cos=angle.cos(), sin=angle.sin(), window=window, qk_scale=qk_scale
+            )
+            return [out, *torch.autograd.grad(out, [*leaves.values()], weight.to(kind))]
 
     return run
 
@@ -149,9 +157,9 @@ def attention_cases(tiny: bool) -> dict[str, Case]:
     for form, forced, kernels in forms:
         for shape in TINY_ATTENTION_SHAPES if tiny else ATTENTION_SHAPES:
             for window in (37,) if tiny else ATTENTION_WINDOWS:
-                for qk_scale in ATTENTION_QK_SCALES:
+                for qk_scale, has_values in ATTENTION_KINDS:
                     name = f"attention {form} {shape} window {window} qk_scale {qk_scale}"
-                    run = attention_case(forced, kernels, shape, window, qk_scale)
+                    run = attention_case(forced, kernels, shape, window, qk_scale, has_values)
                     found[name] = Case(run, has_fixed_order=form != "hopper fused")
     return found
 

@@ -6,10 +6,12 @@
 // see them go by, kSpan at a time, and for those the first two products and dq six queries at a
 // time, the other two six keys at a time. dk and dv of a head of keys are summed over the query
 // heads that share it, in order; a thread takes whole heads of keys, so nothing is ever raced for.
+// On their way out rows of dq and dk become gradients of what the pre-pass took.
 #pragma once
 
 #include "attention/attention.h"
 #include "attention/cpu/tiles.h"
+#include "attention/prepass_row_cpu.h"
 
 namespace nanochat::attention {
 namespace {
@@ -89,10 +91,10 @@ struct BackwardLoops : Tiles<T, N, dot> {
             meet(p, query, key, block);
           }
         }
-        write(p.dq, b, h, block.dq, p.scale, block.w);
+        write_raw(p, p.q, p.rope_norm.q_inv_rms, p.dq, b, h, block.dq, block.w);
       }
-      write(p.dk, b, kv, block.dk, p.scale, block.w);
-      write(p.dv, b, kv, block.dv, 1.0, block.w);
+      write_raw(p, p.k, p.rope_norm.k_inv_rms, p.dk, b, kv, block.dk, block.w);
+      write(p.dv, b, kv, block.dv, block.w);
     }
   }
 
@@ -100,12 +102,28 @@ struct BackwardLoops : Tiles<T, N, dot> {
     __builtin_memset(x, 0, static_cast<size_t>(block.num_rows * block.w.floats) * sizeof(F));
   }
 
-  static void write(const TensorView& to, int64_t b, int64_t h, const F* from, double factor,
-                    const Widths& w) {
+  static void write(const TensorView& to, int64_t b, int64_t h, const F* from, const Widths& w) {
     const Head head(to, b, h);
     for (int64_t t = 0; t < to.sizes[1]; ++t) {
       head.template prefetch<true>(t, w.D);
-      Base::write_row(head.row(t), from + t * w.floats, static_cast<F>(factor), w.D);
+      Base::write_row(head.row(t), from + t * w.floats, F{1}, w.D);
+    }
+  }
+
+  // Of gradients of `normed` rows, to p.scale, those of the raw ones.
+  static void write_raw(const Backward& p, const TensorView& normed, const TensorView& inv_rms,
+                        const TensorView& to, int64_t b, int64_t h, const F* from,
+                        const Widths& w) {
+    const Head head(to, b, h), y(normed, b, h);
+    const F g = static_cast<F>(p.rope_norm.qk_scale), scale = g * static_cast<F>(p.scale),
+            factor = projection_factor(g, w.D);
+    for (int64_t t = 0; t < to.sizes[1]; ++t) {
+      head.template prefetch<true>(t, w.D);
+      y.template prefetch<false>(t, w.D);
+      rope_norm_backward_row<typename Base::Row>(
+          from + t * w.floats, y.row(t), at<const float>(p.rope_norm.cos, b, t),
+          at<const float>(p.rope_norm.sin, b, t), head.row(t), w.D, factor,
+          scale * *at<const F>(inv_rms, b, t, h));
     }
   }
 

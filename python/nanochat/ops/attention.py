@@ -1,7 +1,8 @@
 """Causal attention, from the QKV projection to the output projection.
 
-On the native path it is one op: pre-pass and attention forward, attention and pre-pass backward
-(csrc/attention). The pre-pass is an op of its own as well, for callers that keep keys and values.
+On the native path it is one op (csrc/attention): pre-pass and attention forward, and a backward of
+both, in which gradients of prepared q and k never reach memory. The pre-pass is an op of its own as
+well, for callers that keep keys and values.
 """
 
 from __future__ import annotations
@@ -38,13 +39,16 @@ def _allocate_forward(q: Tensor, k: Tensor, ve: Tensor | None) -> Five:
     )
 
 
-def _allocate_backward(q_hat: Tensor, k_hat: Tensor, ve: Tensor | None) -> Four:
+def _allocate_gate(ve: Tensor | None, k_hat: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of ve and gate; empty without them."""
     return (
-        q_hat.new_empty(q_hat.shape),
-        k_hat.new_empty(k_hat.shape),
         k_hat.new_empty(k_hat.shape if ve is not None else (0,)),
         k_hat.new_empty(k_hat.shape[:3] if ve is not None else (0,)),
     )
+
+
+def _allocate_backward(q_hat: Tensor, k_hat: Tensor, ve: Tensor | None) -> Four:
+    return q_hat.new_empty(q_hat.shape), k_hat.new_empty(k_hat.shape), *_allocate_gate(ve, k_hat)
 
 
 def _table(table: Tensor, batch: int) -> Tensor:
@@ -93,22 +97,30 @@ def _prepass_backward(
     *,
     qk_scale: float,
 ) -> Four:
-    out = _allocate_backward(q_hat, k_hat, ve)
-    dq, dk, dve, dgate = map(view, out)
+    dq, dk = q_hat.new_empty(q_hat.shape), k_hat.new_empty(k_hat.shape)
     batch = q_hat.shape[0]
     # Bound to names: a view does not keep a copy alive.
     dq_hat, dk_hat = _rows(dq_hat), _rows(dk_hat)
-    dv_hat = None if dv_hat is None else _rows(dv_hat)
     _core.prepass_backward(
         native.placement(q_hat),
-        view(dq_hat), view(dk_hat),
-        view(q_hat), view(k_hat), view(q_inv_rms), view(k_inv_rms),
-        view(_table(cos, batch)), view(_table(sin, batch)),
-        view_or_none(dv_hat), view_or_none(ve), view_or_none(gate),
-        dq, dk, None if ve is None else dve, None if ve is None else dgate,
+        view(dq_hat), view(dk_hat), view(q_hat), view(k_hat), view(q_inv_rms), view(k_inv_rms),
+        view(_table(cos, batch)), view(_table(sin, batch)), view(dq), view(dk),
         qk_scale=qk_scale,
     )  # fmt: skip
-    return out
+    return dq, dk, *_gate_backward(dv_hat, k_hat, ve, gate)
+
+
+def _gate_backward(
+    dv_hat: Tensor | None, k_hat: Tensor, ve: Tensor | None, gate: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Gradients of ve and gate, from that of v_hat."""
+    dve, dgate = _allocate_gate(ve, k_hat)
+    if dv_hat is not None and ve is not None and gate is not None:
+        dv_hat = _rows(dv_hat)
+        _core.gate_backward(
+            native.placement(ve), view(dv_hat), view(ve), view(gate), view(dve), view(dgate)
+        )
+    return dve, dgate
 
 
 def _rows(gradient: Tensor) -> Tensor:
@@ -269,24 +281,21 @@ def _attention_backward(
     qk_scale: float,
 ) -> Five:
     dout = _rows(dout)
-    dq_hat, dk_hat = q_hat.new_empty(q_hat.shape), k_hat.new_empty(k_hat.shape)
-    dv_hat = k_hat.new_empty(k_hat.shape)
+    dq, dk = q_hat.new_empty(q_hat.shape), k_hat.new_empty(k_hat.shape)
+    dv = k_hat.new_empty(k_hat.shape)
     delta = lse.new_empty(lse.shape)
+    batch, T, _, D = q_hat.shape
     where = native.placement(q_hat, "attention")
     dq_sum = _dq_sum(q_hat) if native.may_run_on_hopper(where) and allows_any_order() else None
     _core.attention_backward(
         where,
-        view(dout), view(q_hat), view(k_hat), view(v_hat), view(out), view(lse), view(delta),
-        view(dq_hat), view(dk_hat), view(dv_hat), view_or_none(dq_sum),
-        window=_visible(window, q_hat.shape[1]), scale=q_hat.shape[3] ** -0.5,
+        view(dout), view(q_hat), view(k_hat), view(v_hat), view(out), view(lse),
+        view(q_inv_rms), view(k_inv_rms), view(_table(cos, batch)), view(_table(sin, batch)),
+        view(delta), view(dq), view(dk), view(dv), view_or_none(dq_sum),
+        window=_visible(window, T), scale=D**-0.5, qk_scale=qk_scale,
         is_deterministic=dq_sum is None,
     )  # fmt: skip
-    dq, dk, dve, dgate = _prepass_backward(
-        dq_hat, dk_hat, q_hat, k_hat, q_inv_rms, k_inv_rms, cos, sin,
-        None if ve is None else dv_hat, ve, gate,
-        qk_scale=qk_scale,
-    )  # fmt: skip
-    return dq, dk, dv_hat, dve, dgate
+    return dq, dk, dv, *_gate_backward(dv, k_hat, ve, gate)
 
 
 def _save_attention(

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "attention/portable.h"
+#include "raw_rows.h"
 #include "require.h"
 
 namespace {
@@ -66,6 +67,23 @@ struct Rows {
     for_each([&](auto... i) { bits[at(i...)] = to_bfloat16(normal(rng)).bits; });
   }
 
+  [[nodiscard]] attention::Row row(int64_t b, int64_t t, int64_t h) const {
+    attention::Row x(static_cast<size_t>(D));
+    for (int64_t d = 0; d < D; ++d) x[d] = (*this)(b, t, h, d);
+    return x;
+  }
+
+  // What the pre-pass makes of `raw`.
+  void fill_normed(const Rows& raw, attention::RawRows& rows, attention::Numbers& inv_rms) {
+    for_each([&](int64_t b, int64_t t, int64_t h, int64_t d) {
+      if (d > 0) return;
+      const attention::Row y = rows.normed(raw.row(b, t, h), b, t, inv_rms.at(b, t, h));
+      for (int64_t i = 0; i < D; ++i) {
+        bits[at(b, t, h, i)] = to_bfloat16(static_cast<float>(y[i])).bits;
+      }
+    });
+  }
+
   // All inside was written, nothing outside.
   void require_written() {
     std::vector<bool> is_inside(bits.size());
@@ -102,7 +120,7 @@ struct Statistics {
   std::vector<float> values;
 };
 
-// In the order of loops over (b, t, h, d); lse over (b, h, t).
+// In the order of loops over (b, t, h, d); lse over (b, h, t). dq and dk of the raw rows.
 struct Oracle {
   std::vector<double> out, lse, dq, dk, dv;
   double largest_score = 0;
@@ -111,19 +129,36 @@ struct Oracle {
 struct Problem {
   Problem(const Case& config, unsigned seed)
       : c(config),
+        rng(seed),
+        rows(c.B, c.T, c.H, c.Hkv, c.D, rng),
+        raw_q(c, c.H),
+        raw_k(c, c.Hkv),
         q(c, c.H),
         k(c, c.Hkv),
         v(c, c.Hkv),
         dout(c, c.H),
         scale(1.3 / std::sqrt(static_cast<double>(c.D))) {
-    std::mt19937 rng(seed);
-    q.fill(rng, 1.2);
-    k.fill(rng, 1.2);
+    raw_q.fill(rng, 1.5);
+    raw_k.fill(rng, 2.0);
+    q.fill_normed(raw_q, rows, rows.q_inv_rms);
+    k.fill_normed(raw_k, rows, rows.k_inv_rms);
     v.fill(rng, 1);
     dout.fill(rng, 1);
   }
 
-  [[nodiscard]] Oracle oracle() const {
+  // Gradients of normed rows become those of raw ones.
+  void go_back(std::vector<double>& dy, Rows& raw) {
+    size_t n = 0;
+    raw.for_each([&](int64_t b, int64_t t, int64_t h, int64_t d) {
+      if (d > 0) return;
+      const auto first = dy.begin() + static_cast<int64_t>(n);
+      const attention::Row dx = rows.gradient(raw.row(b, t, h), {first, first + c.D}, b, t);
+      std::ranges::copy(dx, first);
+      n += static_cast<size_t>(c.D);
+    });
+  }
+
+  [[nodiscard]] Oracle oracle() {
     const int64_t B = c.B, T = c.T, H = c.H, Hkv = c.Hkv, D = c.D;
     Oracle o{.out = std::vector<double>(B * T * H * D),
              .lse = std::vector<double>(B * H * T),
@@ -161,6 +196,8 @@ struct Problem {
         }
       }
     }
+    go_back(o.dq, raw_q);
+    go_back(o.dk, raw_k);
     return o;
   }
 
@@ -172,6 +209,9 @@ struct Problem {
   }
 
   Case c;
+  std::mt19937 rng;
+  attention::RawRows rows;
+  Rows raw_q, raw_k;  // what q and k are made of
   Rows q, k, v, dout;
   double scale;
 };
@@ -213,6 +253,7 @@ Results run(Problem& p, double score_bound) {
                                 .v = p.v.view(),
                                 .out = r.out.view(),
                                 .lse = r.lse.view(),
+                                .rope_norm = p.rows.rope_norm(),
                                 .delta = r.delta.view(),
                                 .dq = r.dq.view(),
                                 .dk = r.dk.view(),
@@ -245,7 +286,7 @@ void test_case(const Case& c, unsigned seed) {
   worst_lse = std::max(worst_lse, lse);
   REQUIRE(forward <= 4e-3);
   REQUIRE(lse <= 2e-3);
-  REQUIRE(backward <= 8e-3);
+  REQUIRE(backward <= (c.window == 1 ? 1e-2 : 6e-3));  // of two keys the gradients nearly cancel
 }
 
 // Every T, window and head_dim; heads, batch, softmax and strides take turns.

@@ -203,6 +203,10 @@ def attention_results(
     return [out, *torch.autograd.grad(out, leaves, dout.to(out.dtype))]
 
 
+def smallest_rms(rows: Tensor) -> float:
+    return float(rows.double().square().mean(dim=-1).sqrt().min())
+
+
 def assert_attention_close(
     x: dict[str, Tensor], window: int | None, **options: float
 ) -> list[Tensor]:
@@ -211,11 +215,15 @@ def assert_attention_close(
     oracle = attention_results("reference", exact, dout, window, **options)
     torchs = attention_results("reference", x, dout, window, **options)
     ours = attention_results("native", x, dout, window, **options)
-    # Where a query sees one key, gradients of q and k are differences of numbers this large.
-    scale = (dout.double().norm(dim=-1) * x["v"].double().norm(dim=-1).max()).max().item() / 8
+    # Where a query sees one key, gradients of q and k are differences of numbers this large, and
+    # the norm divides them by the size of its row.
+    products = dout.double().norm(dim=-1) * x["v"].double().norm(dim=-1).max()
+    scales = {
+        f"d{name}": products.max().item() / 8 / min(1, smallest_rms(x[name])) for name in ("q", "k")
+    }
     for name, a, b, c in zip(ATTENTION_NAMES, ours, torchs, oracle, strict=False):
         assert a.dtype == x["q"].dtype
-        assert_as_good_as(a, b, c, name, scale=scale if name in ("dq", "dk") else None)
+        assert_as_good_as(a, b, c, name, scale=scales.get(name))
     return ours
 
 
@@ -406,25 +414,44 @@ def test_attention_names_the_broken_rule(change: dict[str, Any], message: str) -
 
 
 @pytest.mark.parametrize(
-    ("dq_sum", "is_deterministic", "message"),
+    ("change", "message"),
     [
-        (None, False, "dq_sum must be given where is_deterministic is false"),
-        (torch.empty(2, 4, 64, 16), True, "dq_sum must be given .* only there"),
-        (torch.empty(2, 4, 5, 16), False, r"dq_sum must have shape \(2, 4, 64, 16\), got"),
-        (torch.empty(2, 4, 64, 16).double(), False, "dq_sum must be float32, got float64"),
-        (torch.empty(2, 4, 16, 64).mT, False, "dq_sum must be contiguous"),
+        ({"is_deterministic": False}, "dq_sum must be given where is_deterministic is false"),
+        ({"dq_sum": torch.empty(2, 4, 64, 16)}, "dq_sum must be given .* only there"),
+        (
+            {"dq_sum": torch.empty(2, 4, 5, 16), "is_deterministic": False},
+            r"dq_sum must have shape \(2, 4, 64, 16\), got",
+        ),
+        (
+            {"dq_sum": torch.empty(2, 4, 64, 16).double(), "is_deterministic": False},
+            "dq_sum must be float32, got float64",
+        ),
+        (
+            {"dq_sum": torch.empty(2, 4, 16, 64).mT, "is_deterministic": False},
+            "dq_sum must be contiguous",
+        ),
+        ({"cos": torch.empty(2, 5, 16)}, r"attention: cos must have shape \(2, 5, 8\), got"),
+        ({"sin": torch.empty(2, 5, 8).double()}, "attention: sin must be float32, got float64"),
+        ({"k_inv_rms": torch.empty(2, 5, 4)}, r"k_inv_rms must have shape \(2, 5, 2\), got"),
+        ({"q_inv_rms": torch.empty(2, 5, 4).bfloat16()}, "q_inv_rms must be float32, got bfloat16"),
+        ({"qk_scale": 0.0}, "attention: qk_scale must be positive, got 0"),
     ],
 )
-def test_attention_backward_names_the_broken_rule(
-    dq_sum: Tensor | None, is_deterministic: bool, message: str
-) -> None:
-    q, k, stats = torch.randn(2, 5, 4, 16), torch.randn(2, 5, 2, 16), torch.empty(2, 4, 5)
-    views = [native.view(x) for x in (q, q, k, k, q, stats, stats, torch.empty_like(q), k, k)]
+def test_attention_backward_names_the_broken_rule(change: dict[str, Any], message: str) -> None:
+    q, k, statistics = torch.randn(2, 5, 4, 16), torch.randn(2, 5, 2, 16), torch.empty(2, 4, 5)
+    tensors: dict[str, Tensor | None] = {
+        "dout": q, "q": q, "k": k, "v": k, "out": q, "lse": statistics,
+        "q_inv_rms": torch.empty(2, 5, 4), "k_inv_rms": torch.empty(2, 5, 2),
+        "cos": torch.empty(2, 5, 8), "sin": torch.empty(2, 5, 8),
+        "delta": statistics, "dq": torch.empty_like(q), "dk": torch.empty_like(k),
+        "dv": torch.empty_like(k), "dq_sum": None,
+    }  # fmt: skip
+    options: dict[str, Any] = {"window": 5, "scale": 1.0, "qk_scale": 1.0, "is_deterministic": True}
+    tensors |= {name: t for name, t in change.items() if name in tensors}
+    options |= {name: t for name, t in change.items() if name in options}
+    views = [native.view_or_none(tensor) for tensor in tensors.values()]
     with pytest.raises(ValueError, match=message):
-        _core.attention_backward(
-            native.placement(q), *views, native.view_or_none(dq_sum),
-            window=5, scale=1.0, is_deterministic=is_deterministic,
-        )  # fmt: skip
+        _core.attention_backward(native.placement(q), *views, **options)
 
 
 def test_attention_backward_hands_a_workspace_to_hopper_alone(
