@@ -14,7 +14,6 @@ from nanochat.engine import Engine, NativeOptions
 from nanochat.evals.core import CoreResult, core_value, run_core_task
 from nanochat.evals.core_tasks import CoreTask, TaskRows, load_rows, present_tasks
 from nanochat.evals.likelihood import Group, Score, TokenRow, scorer
-from nanochat.evals.records import compare_records, write_records
 from nanochat.model import GPT, GPTConfig
 from nanochat.tokenizer import Tokenizer
 
@@ -115,17 +114,6 @@ def test_core_is_the_mean_of_centred_accuracies() -> None:
     assert value == ((best.accuracy - 0.25) / 0.75 + 0.0) / 2
     p = best.accuracy
     assert half == pytest.approx(1.96 * math.sqrt(p * (1 - p) / 40) / 0.75 / 2, rel=1e-4)
-
-
-def test_records_of_two_models_are_compared(tmp_path: Path) -> None:
-    rows, right = quiz(40), {}
-    for name, sign in (("a", 1.0), ("b", -1.0)):
-        result = ask(CHOICE, rows, lambda row, sign=sign: sign * row.ids[-1])
-        write_records(tmp_path / f"{name}.jsonl", result.records)
-        right[name] = {record["index"] for record in result.records if record["correct"]}
-    found = compare_records(tmp_path / "a.jsonl", tmp_path / "b.jsonl")
-    assert set(found.lost) == right["a"] - right["b"] != set()
-    assert set(found.gained) == right["b"] - right["a"] != set()
 
 
 @pytest.fixture(scope="module")
