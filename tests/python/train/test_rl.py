@@ -19,7 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nanochat.checkpoint import latest, save_checkpoint
+from nanochat.checkpoint import latest, load_train, save_checkpoint
 from nanochat.common.errors import UserError
 from nanochat.common.ranks import ranks
 from nanochat.common.record import read_metrics
@@ -288,17 +288,20 @@ def test_the_command_on_real_problems(run: Path, real_data: Path) -> None:
 def test_two_ranks_draw_and_learn_the_same(
     sft: Path, tmp_path: Path, byte_tokenizer: Tokenizer
 ) -> None:
-    """The first replies to the bit; weights after an update but for the order of their sums."""
+    """The first replies to the bit; what the optimizer made of them but for the order of sums.
+
+    Not the weights: Adam's first step is the sign of a gradient, also of one that is nearly zero.
+    """
     folders = [tmp_path / name for name in ("one", "two")]
     for folder in folders:
         folder.mkdir()
         (folder / "sft").symlink_to(sft)
-    _learn(replace(_config(folders[0]), num_iterations=3, save_every=1))
+    _learn(replace(_config(folders[0]), num_iterations=1))
     program = (
         "import sys; from pathlib import Path; from dataclasses import replace;"
         f"sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_rl;"
         f"test_rl._learn(replace(test_rl._config(Path({str(folders[1])!r})),"
-        " num_iterations=3, save_every=1))"
+        " num_iterations=1))"
     )
     subprocess.run(
         [
@@ -312,6 +315,8 @@ def test_two_ranks_draw_and_learn_the_same(
     }
     assert same(folders[0]) == same(folders[1])
     assert _rows(folders[0])[0]["pass_at_1"] == _rows(folders[1])[0]["pass_at_1"]
-    ours, theirs = _weights(folders[1]), _weights(folders[0])
-    for name in theirs:
-        torch.testing.assert_close(ours[name], theirs[name], atol=2e-3, rtol=2e-3)
+    ours, theirs = (load_train(latest(out / "rl")).tensors for out in folders)  # type: ignore[arg-type]
+    gradients = [name for name in theirs if name.endswith(("/exp_avg", "/momentum"))]
+    assert max(float(theirs[name].abs().max()) for name in gradients) > 1e-2
+    for name in gradients:
+        torch.testing.assert_close(ours[name], theirs[name], atol=1e-7, rtol=1e-5)
