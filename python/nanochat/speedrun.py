@@ -37,6 +37,12 @@ class SpeedrunConfig:
     """cpu, gpu1, d12, d20, d24, d26 or d32; by the hardware if not given."""
     data: str | None = None
     """Text for pretraining: a folder, glob or file of .txt, .jsonl(.zst|.gz), .parquet."""
+    sft_data: tuple[str, ...] = ()
+    """What to finetune on, as chat-sft --data takes it; tinyworld if not given."""
+    chat_tasks: str | None = None
+    """What to ask the chat model, as chat-eval --tasks: tinyworld, chatcore or single tasks."""
+    eval_data: Path | None = None
+    """Folder of evaluation sets; NANOCHAT_HOME/eval, and fetched, if not given."""
     offline: bool = False
     """Take tinyworld, which needs no network, whatever the preset says."""
     run: str | None = None
@@ -118,9 +124,13 @@ def _with_changes(preset: Preset, config: SpeedrunConfig) -> Preset:
         preset = replace(preset, data=config.data)
     if config.offline:
         preset = replace(preset, data=TINYWORLD)
+    if config.sft_data:
+        preset = replace(preset, sft_data=config.sft_data)
+    if config.eval_data is not None:
+        preset = replace(preset, eval_data=str(config.eval_data))
     given = {
         name: getattr(config, name)
-        for name in ("num_iterations", "sft_iterations", "eval_examples")
+        for name in ("num_iterations", "sft_iterations", "eval_examples", "chat_tasks")
         if getattr(config, name) is not None
     }
     return replace(preset, **given)

@@ -15,8 +15,8 @@ Everything is arithmetic on the preset and on :mod:`nanochat.train.gpus`; nothin
       pretraining   FLOPs/token (PaLM rule) x tokens
       finetuning    the same
       validation    forward is a third of training
-      evaluation    held-out text and tasks on one device, as long as training it on 20M tokens
-                    (0.3M on a CPU, whose world is small)
+      evaluation    held-out text and tasks, as long as training on 20M tokens (0.3M on a CPU,
+                    whose world is small)
       tokenizer     2B characters in 75 s
     A CPU sustains 80 GFLOP/s per core, measured at d4 in bf16 on AVX-512 (Zen 5).
 """
@@ -36,6 +36,7 @@ from nanochat.common.figures import count, dollars, duration, percent
 from nanochat.model.config import GPTConfig
 from nanochat.optim import scaling
 from nanochat.train.gpus import Gpu
+from nanochat.train.inputs import TINYWORLD
 from nanochat.train.presets import Preset
 
 ACTIVATION_BYTES = 56  # per token, layer and unit of width
@@ -178,7 +179,7 @@ def _plan_at(
             "base_train": flops * batch * steps / rate,
             "chat_sft": flops * batch * sft_steps / rate,
             "validation": flops * preset.eval_tokens * num_validations / 3 / rate,
-            "evaluation": flops * eval_tokens / (rate / num_devices),
+            "evaluation": flops * eval_tokens / rate,
         },
         dollars_per_hour=dollars_per_hour,
         commands=_commands(
@@ -287,6 +288,8 @@ def _commands(
     price = ("--dollars-per-hour", f"{dollars_per_hour:g}") if dollars_per_hour else ()
     rates = {"--lr-scale": preset.lr_scale, "--weight-decay": preset.weight_decay}
     tuned = (word for k, v in rates.items() if v is not None for word in (k, f"{v:g}"))
+    sets = ("--eval-data", preset.eval_data) if preset.eval_data else ()
+    is_tinyworld = preset.data == TINYWORLD
     one = ("python",)
     every = (
         ("torchrun", "--standalone", f"--nproc_per_node={num_devices}") if num_devices > 1 else one
@@ -303,15 +306,20 @@ def _commands(
             *(*tuned, *often),
         ),
         (
-            *(*one, "scripts/base_eval.py", *here, "--data", preset.data),
+            *(*every, "scripts/base_eval.py", *here, "--data", preset.data),
             *("--num-tokens", str(2 * preset.eval_tokens), "--device-batch-size", str(rows)),
+            *(() if is_tinyworld else ("--max-per-task", str(preset.core_examples), *sets)),
         ),
         (
             *(*every, "scripts/chat_sft.py", *here, *batches),
+            *("--data", *preset.sft_data, *sets),
             *("--num-iterations", str(sft_steps), "--lr-scale", f"{preset.sft_lr_scale:g}"),
             *often,
         ),
-        (*one, "scripts/chat_eval.py", *here, "--num-examples", str(preset.eval_examples)),
+        (
+            *(*every, "scripts/chat_eval.py", *here, "--tasks", preset.chat_tasks, *sets),
+            *("--num-examples", str(preset.eval_examples)),
+        ),
         (*one, "scripts/report.py", *here, *price),
     )
 

@@ -35,6 +35,10 @@ class Preset:
     eval_tokens: int  # held-out text of one validation
     save_every: int  # steps
     eval_examples: int = 200  # of each task
+    core_examples: int = 500  # of each task of CORE, which text that is not tinyworld is asked
+    sft_data: tuple[str, ...] = ("tinyworld",)  # as chat-sft --data
+    chat_tasks: str = "tinyworld"  # as chat-eval --tasks
+    eval_data: str | None = None  # folder of evaluation sets; None is NANOCHAT_HOME/eval
 
 
 def _gpu(name: str, depth: int | None, about: str, *, ratio: float = 12.0) -> Preset:

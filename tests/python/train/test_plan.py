@@ -170,6 +170,18 @@ def test_commands_are_the_stages_with_what_was_planned() -> None:
     assert options["--device-batch-size"] == str(plan.device_batch_size)
 
 
+def test_what_to_finetune_on_and_to_ask_reaches_the_stages() -> None:
+    preset = replace(
+        PRESETS["d20"], sft_data=("chats.jsonl", "gsm8k:4"), chat_tasks="chatcore", eval_data="sets"
+    )
+    _, _, base_eval, sft, chat_eval, _ = make_plan(preset, gpu=H100, num_gpus=8).commands
+    assert sft[sft.index("--data") :][:5] == ("--data", *preset.sft_data, "--eval-data", "sets")
+    assert chat_eval[chat_eval.index("--tasks") + 1] == "chatcore"
+    assert base_eval[-4:] == ("--max-per-task", "500", "--eval-data", "sets")
+    offline = make_plan(replace(preset, data="tinyworld"), gpu=H100, num_gpus=8).commands[2]
+    assert "--max-per-task" not in offline  # tinyworld has no CORE
+
+
 def test_the_printed_plan_says_everything() -> None:
     plan = on_node("d20")
     text = text_of(plan)
