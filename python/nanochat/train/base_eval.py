@@ -22,6 +22,7 @@ from nanochat.evals.core_tasks import CORE_TASKS, CoreTask, choose_tasks, load_r
 from nanochat.evals.likelihood import scorer
 from nanochat.evals.records import write_records
 from nanochat.evals.stories import story_bpb
+from nanochat.tasks.files import locate
 from nanochat.train.inputs import TINYWORLD, text_render, text_sources
 from nanochat.train.run import (
     Stopwatch,
@@ -82,7 +83,7 @@ def base_eval(config: BaseEvalConfig) -> None:
     with ranks(config.device) as world, exclusive(folder, is_main=world.is_main):
         if is_done(folder, "base_eval", options):
             return
-        tasks = _core_tasks(config)
+        tasks = _core_tasks(config, world)
         started, watch = now(), Stopwatch()
         dtype = compute_dtype(world.device, config.dtype)
         model, tokenizer, _ = load_model(folder / "base", device=world.device, dtype=dtype)
@@ -100,7 +101,7 @@ def base_eval(config: BaseEvalConfig) -> None:
         bpb = bits_per_byte(model, on_device, tokenizer.token_bytes())
         metrics: dict[str, float | Measure] = {"val_bpb": bpb}
         text = f"base-eval: val bpb {bpb:.4f}"
-        if config.data == TINYWORLD:  # all ranks share the stories
+        if config.data == TINYWORLD:  # on all ranks, over which it sums
             stories, bound = story_bpb(
                 model, tokenizer, num_stories=config.num_stories, seed=config.seed
             )
@@ -131,12 +132,19 @@ def base_eval(config: BaseEvalConfig) -> None:
         )
 
 
-def _core_tasks(config: BaseEvalConfig) -> tuple[CoreTask, ...]:
+def _core_tasks(config: BaseEvalConfig, world: Ranks) -> tuple[CoreTask, ...]:
+    """The tasks asked for, their files there: the first rank fetches."""
     if config.max_per_task is not None and config.max_per_task < 1:
         raise UserError(f"base-eval: --max-per-task must be at least 1, got {config.max_per_task}")
     if config.core_tasks is not None:
-        return choose_tasks(config.core_tasks, config.eval_data)
-    return () if config.data == TINYWORLD else present_tasks(config.eval_data)
+        tasks = choose_tasks(config.core_tasks, config.eval_data)
+    else:
+        tasks = () if config.data == TINYWORLD else present_tasks(config.eval_data)
+    if world.is_main:
+        for task in tasks:
+            locate(task.file, config.eval_data)
+    world.barrier()
+    return tasks
 
 
 def _run_core(
