@@ -14,8 +14,8 @@ from nanochat.data.tinyworld.names import draw_name
 from nanochat.data.tinyworld.plots import ANIMALS
 
 SINGLE: tuple[tuple[float, Callable[[Draw], Exchange]], ...] = (
-    (0.18, facts.ask),
-    (0.12, facts.ask_choice),
+    (0.16, facts.ask),
+    (0.10, facts.ask_choice),
     (0.03, spelling.repeat),
     (0.01, numbers.recite),
     (0.12, numbers.arithmetic),
@@ -25,7 +25,7 @@ SINGLE: tuple[tuple[float, Callable[[Draw], Exchange]], ...] = (
     (0.03, numbers.word_sum),
     (0.02, numbers.counting),
     (0.12, talk.small_talk),
-    (0.12, talk.outside),
+    (0.16, talk.outside),
 )
 _SLOPPY = frozenset(
     {facts.ask, numbers.arithmetic, spelling.spell, numbers.sequence, talk.small_talk, talk.outside}

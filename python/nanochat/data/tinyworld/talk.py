@@ -379,6 +379,12 @@ _UNKNOWN_THING = Phrasings(
         "Do you know {n}?",
         "What is {n}?",
         "Who is the president of {n}?",
+        "Tell me where {n} is.",
+        "Can you tell me where {n} lives?",
+        "Can you tell me how old {n} is?",
+        "Do you know where {n} is?",
+        "Tell me what {n} means.",
+        "Tell me who the president of {n} is.",
     ),
     val=("Can you tell me who {n} is?", "Do you know who {n} is?", "Tell me who {n} is."),
 )
@@ -399,7 +405,13 @@ _UNKNOWN_PLACE = Phrasings(
     val=("Can you tell me the capital of {n}?", "Do you know the capital city of {n}?"),
 )
 _NO_OPPOSITE = Phrasings(
-    train=("What is the opposite of {n}?", "Tell me the opposite of {n}."),
+    train=(
+        "What is the opposite of {n}?",
+        "Tell me the opposite of {n}.",
+        "Do you know the opposite of {n}?",
+        "Give me the opposite of {n}.",
+        "Can you say the opposite of {n}?",
+    ),
     val=("Can you tell me the opposite of {n}?", "Name the opposite of {n}."),
 )
 
@@ -437,11 +449,11 @@ def _fill(draw: Draw, phrasings: Phrasings, slot: str, things: tuple[str, ...]) 
 
 OUTSIDE = (
     (0.25, _single),
-    (0.40, _about_topic),
-    (0.13, _about_name),
+    (0.34, _about_topic),
+    (0.17, _about_name),
     (0.10, _about_place),
-    (0.05, _about_opposite),
-    (0.07, _noise),
+    (0.08, _about_opposite),
+    (0.06, _noise),
 )
 
 
