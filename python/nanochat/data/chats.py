@@ -100,6 +100,10 @@ def _parsed(line: bytes) -> Any:
 
 def _filled(text: str, fill: Mapping[str, str]) -> str:
     """``text`` is JSON, and stays it."""
-    for key, value in fill.items():
-        text = text.replace(f"{{{{{key}}}}}", json.dumps(value, ensure_ascii=False)[1:-1])
-    return text
+
+    def value(placeholder: re.Match[str]) -> str:
+        if placeholder[1] not in fill:
+            return placeholder[0]
+        return json.dumps(fill[placeholder[1]], ensure_ascii=False)[1:-1]
+
+    return _PLACEHOLDER.sub(value, text)

@@ -149,6 +149,8 @@ def test_placeholders_are_filled(tmp_path: Path) -> None:
     assert asked(found[1]) == 'Ada "the" \\ \u00e4!'
     assert found[1][1]["content"] == 'Yes? {{ x }} Ada "the" \\ \u00e4'
     assert tally.unfilled == {}
+    found, _ = read(tmp_path, fill={"name": "{{author}}", "author": "Grace"})
+    assert "{{author}}" in json.dumps(found)  # a value is taken as it is
     found, tally = read(tmp_path, fill={"name": "Ada"})
     assert found[0][1]["content"] == "Ada by {{author}}"
     assert tally.unfilled == {"author": f"{tmp_path}/a.jsonl:1"}
