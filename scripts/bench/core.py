@@ -32,7 +32,7 @@ from nanochat.common.errors import UserError, run_main
 from nanochat.common.ranks import DTYPES, default_device
 from nanochat.engine import Engine, NativeOptions
 from nanochat.evals.core_prompts import Prompts, scored_from, whole_texts
-from nanochat.evals.core_tasks import CoreTask, TaskRows, choose_tasks, load_rows
+from nanochat.evals.core_tasks import CoreTask, Kind, TaskRows, choose_tasks, load_rows
 from nanochat.evals.likelihood import Score, TokenRow, scorer
 from nanochat.model import GPT, GPTConfig
 from nanochat.testing import bench
@@ -148,7 +148,7 @@ def quick_case() -> tuple[GPT, Tokenizer, list[tuple[CoreTask, TaskRows]]]:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
-    made: dict[str, list[dict[str, Any]]] = {
+    made: dict[Kind, list[dict[str, Any]]] = {
         "multiple_choice": [
             {"query": f"{i} + 1 is", "choices": ["1", f"{i + 1}"], "gold": 1} for i in range(6)
         ],
@@ -161,7 +161,7 @@ def quick_case() -> tuple[GPT, Tokenizer, list[tuple[CoreTask, TaskRows]]]:
         ],
     }
     tasks = [
-        (CoreTask(name=kind, kind=kind, path=kind, shots=2), TaskRows(rows, 0))  # type: ignore[arg-type]
+        (CoreTask(name=kind, kind=kind, path=kind, shots=2), TaskRows(rows, 0))
         for kind, rows in made.items()
     ]
     return model.eval(), tokenizer, tasks

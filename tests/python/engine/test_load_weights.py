@@ -8,6 +8,7 @@ import torch
 from nanochat.engine import Engine, NativeOptions, Sampling
 from nanochat.engine.engine import Backend
 from nanochat.model import GPT, GPTConfig
+from nanochat.model.config import Arch
 from nanochat.tokenizer import Tokenizer
 
 T = 160
@@ -16,11 +17,11 @@ PROMPTS = [[*range(100)], [*range(70), 5, 6], [9]]  # the second begins with a p
 SAMPLING = Sampling(max_tokens=12, seed=3, logprobs=2)
 
 
-def _model(arch: str, tokenizer: Tokenizer, *, seed: int, n_layer: int = 3) -> GPT:
+def _model(arch: Arch, tokenizer: Tokenizer, *, seed: int, n_layer: int = 3) -> GPT:
     """Random, every part awake."""
     model = GPT(
         GPTConfig(
-            arch=arch, n_layer=n_layer, n_head=4, n_kv_head=2, n_embd=64,  # type: ignore[arg-type]
+            arch=arch, n_layer=n_layer, n_head=4, n_kv_head=2, n_embd=64,
             vocab_size=tokenizer.vocab_size, seq_len=T,
         )
     )  # fmt: skip
@@ -39,7 +40,7 @@ def _said(engine: Engine) -> list[object]:
 @pytest.mark.parametrize("dtype", ["bf16", "fp32", "int8"])
 @pytest.mark.parametrize("arch", ["classic", "modern"])
 def test_native_equals_an_engine_made_from_the_new_weights(
-    byte_tokenizer: Tokenizer, arch: str, dtype: str, threads: int
+    byte_tokenizer: Tokenizer, arch: Arch, dtype: str, threads: int
 ) -> None:
     old, new = (_model(arch, byte_tokenizer, seed=seed) for seed in (1, 2))
     options = NativeOptions(dtype=dtype, threads=threads)

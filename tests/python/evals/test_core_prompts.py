@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from nanochat.evals.core_prompts import Prompts, scored_from, whole_texts
-from nanochat.evals.core_tasks import CORE_TASKS, CoreTask, load_rows, present_tasks
+from nanochat.evals.core_tasks import CORE_TASKS, CoreTask, Kind, load_rows, present_tasks
 from nanochat.tokenizer import Tokenizer, train_bpe
 from nanochat.tokenizer.bpe import GPT2_PATTERN, SPLIT_PATTERN
 
@@ -16,8 +16,8 @@ ANSWER = "\nAnswer: "
 TASKS = {task.name: task for task in CORE_TASKS}
 
 
-def task_of(kind: str, *, shots: int = 1, delimiter: str = " ") -> CoreTask:
-    return CoreTask(name="x", kind=kind, path="x", shots=shots, delimiter=delimiter)  # type: ignore[arg-type]
+def task_of(kind: Kind, *, shots: int = 1, delimiter: str = " ") -> CoreTask:
+    return CoreTask(name="x", kind=kind, path="x", shots=shots, delimiter=delimiter)
 
 
 CHOICES: list[dict[str, Any]] = [

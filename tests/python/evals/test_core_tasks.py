@@ -13,6 +13,7 @@ from nanochat.common.errors import UserError
 from nanochat.evals.core_tasks import (
     CORE_TASKS,
     CoreTask,
+    Kind,
     choose_tasks,
     is_well_formed,
     load_rows,
@@ -97,8 +98,8 @@ def test_malformed_rows_are_left_out_and_counted(tmp_path: Path) -> None:
         ("language_modeling", {"context": "a", "continuation": 7}, False),
     ],
 )
-def test_what_a_row_needs(kind: str, row: dict[str, object], is_good: bool) -> None:
-    assert is_well_formed(kind, row) is is_good  # type: ignore[arg-type]
+def test_what_a_row_needs(kind: Kind, row: dict[str, object], is_good: bool) -> None:
+    assert is_well_formed(kind, row) is is_good
 
 
 def test_shots_are_drawn_from_all_other_rows() -> None:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nanochat.engine import Engine, NativeOptions
+from nanochat.engine.engine import Backend
 from nanochat.evals import likelihood
 from nanochat.evals.likelihood import Score, TokenRow, common_length, scorer, torch_scores
 from nanochat.model import GPT
@@ -89,20 +90,20 @@ def test_native_scores_are_those_of_rows_alone(tiny_model: GPT, byte_tokenizer: 
 
 
 def test_scorer_follows_the_backend(
-    tiny_model: GPT, byte_tokenizer: Tokenizer, backend: str
+    tiny_model: GPT, byte_tokenizer: Tokenizer, backend: Backend
 ) -> None:
     groups = [[TokenRow([97, 98, 99], 1)]]
-    with Engine(tiny_model, byte_tokenizer, slots=1, backend=backend) as engine:  # type: ignore[arg-type]
+    with Engine(tiny_model, byte_tokenizer, slots=1, backend=backend) as engine:
         ((score,),) = scorer(engine)(groups)
     assert score.nats == pytest.approx(alone(tiny_model, groups[0][0]).nats, rel=0.02)
     assert score.mean_nats == score.nats / 2
 
 
 def test_rows_without_a_scored_token_or_too_long_are_refused(
-    tiny_model: GPT, byte_tokenizer: Tokenizer, backend: str
+    tiny_model: GPT, byte_tokenizer: Tokenizer, backend: Backend
 ) -> None:
     context = tiny_model.config.seq_len
-    with Engine(tiny_model, byte_tokenizer, slots=1, backend=backend) as engine:  # type: ignore[arg-type]
+    with Engine(tiny_model, byte_tokenizer, slots=1, backend=backend) as engine:
         score = scorer(engine)
         for row in (TokenRow([97, 98], 0), TokenRow([97, 98], 2), TokenRow([97], 1)):
             with pytest.raises(ValueError, match="likelihood: start must be 1 to"):
@@ -113,13 +114,13 @@ def test_rows_without_a_scored_token_or_too_long_are_refused(
 
 
 def test_weights_that_are_no_numbers_give_scores_that_are_none(
-    tiny_model: GPT, byte_tokenizer: Tokenizer, backend: str
+    tiny_model: GPT, byte_tokenizer: Tokenizer, backend: Backend
 ) -> None:
     broken = GPT(tiny_model.config)
     broken.load_state_dict(tiny_model.state_dict())
     with torch.no_grad():
         broken.lm_head.weight[98] = math.nan
-    with Engine(broken.eval(), byte_tokenizer, slots=1, backend=backend) as engine:  # type: ignore[arg-type]
+    with Engine(broken.eval(), byte_tokenizer, slots=1, backend=backend) as engine:
         ((score,),) = scorer(engine)([[TokenRow([97, 98, 99], 1)]])
     assert math.isnan(score.nats)
     assert not score.is_greedy
